@@ -1,0 +1,58 @@
+"""Where and how numbers are made: device, precision and the named random streams of one seed."""
+
+import hashlib
+import os
+from dataclasses import dataclass
+
+import torch
+
+from musiclm.core.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class RandomStreams:
+    """Independent generators derived from one seed by name.
+
+    The same seed and name give the same draws on every machine. Generators live on the CPU, so
+    that one seed gives one piece whatever the device.
+    """
+
+    seed: int
+
+    def generator(self, *name: str | int) -> torch.Generator:
+        """A fresh generator for the stream called `name` (for instance `"crops", rank, step`)."""
+        text = "/".join([str(self.seed), *map(str, name)])
+        digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
+        return torch.Generator(device="cpu").manual_seed(int.from_bytes(digest, "little") >> 1)
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """The device and the number of CPU threads a command runs with."""
+
+    device: torch.device
+    num_threads: int
+
+    @classmethod
+    def choose(cls, device: str = "auto", num_threads: int | None = None) -> "Runtime":
+        """Picks a device once, for a CLI verb or a trainer.
+
+        Args:
+            device: `"auto"` (a GPU when there is one), `"cpu"`, `"cuda"` or `"cuda:N"`.
+            num_threads: CPU threads for torch; by default as many as the process may use.
+
+        Raises:
+            ConfigError: The device is unknown or absent.
+        """
+        has_cuda = torch.cuda.is_available()  # noqa: TID251  (the one place that asks)
+        if device == "auto":
+            device = "cuda" if has_cuda else "cpu"
+        if not (device == "cpu" or device == "cuda" or device.startswith("cuda:")):
+            raise ConfigError(f"Device {device!r} is unknown. Choose auto, cpu, cuda or cuda:N.")
+        if device != "cpu" and not has_cuda:
+            raise ConfigError(f"Device {device!r} was asked for but no GPU is visible. Use cpu.")
+        threads = num_threads or len(os.sched_getaffinity(0))
+        if threads < 1:
+            raise ConfigError(f"num_threads is {threads}; it must be at least 1.")
+        torch.set_num_threads(threads)
+        return cls(torch.device(device), threads)
