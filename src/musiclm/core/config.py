@@ -1,10 +1,12 @@
 """The base of every configuration: a small frozen value that refuses nonsense."""
 
-from typing import Self
+from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from musiclm.core.errors import ConfigError
+
+ConfigT = TypeVar("ConfigT", bound=BaseModel)
 
 
 class Config(BaseModel):
@@ -20,7 +22,7 @@ class Config(BaseModel):
         return self.model_dump_json(indent=2)
 
     @classmethod
-    def from_json(cls, text: str) -> Self:
+    def from_json(cls: type[ConfigT], text: str) -> ConfigT:
         """Reads what `to_json` wrote.
 
         Raises:
