@@ -27,3 +27,7 @@ class PromptError(MusicLMError, ValueError):
 
 class DependencyError(MusicLMError):
     """An optional package, program or data file is not installed."""
+
+
+class TrainingError(MusicLMError):
+    """A training run that cannot go on, such as one whose loss is no number any more."""

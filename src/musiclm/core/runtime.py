@@ -2,6 +2,8 @@
 
 import hashlib
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -24,6 +26,26 @@ class RandomStreams:
         text = "/".join([str(self.seed), *map(str, name)])
         digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
         return torch.Generator(device="cpu").manual_seed(int.from_bytes(digest, "little") >> 1)
+
+    @contextmanager
+    def layers_draw_from(self, *name: str | int) -> Iterator[None]:
+        """Within the block, layers that cannot be handed a generator draw from this stream.
+
+        Those are torch's initialisers and dropout. The global state is put back afterwards.
+        """
+        cpu_state = torch.random.get_rng_state()
+        has_cuda = torch.cuda.is_initialized()
+        cuda_state = torch.cuda.get_rng_state() if has_cuda else None
+        seed = self.generator(*name).initial_seed()
+        torch.random.default_generator.manual_seed(seed)
+        if has_cuda:
+            torch.cuda.manual_seed(seed)
+        try:
+            yield
+        finally:
+            torch.random.set_rng_state(cpu_state)
+            if cuda_state is not None:
+                torch.cuda.set_rng_state(cuda_state)
 
 
 @dataclass(frozen=True)
