@@ -93,7 +93,9 @@ class LogMel(nn.Module):
         window = torch.hann_window(config.window_length)
         self.register_buffer("window", window, persistent=False)
 
-    def forward(self, samples: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch mels frames"]:
+    def forward(
+        self, samples: Float[Tensor, "batch samples"]
+    ) -> Float[Tensor, "batch mels frames"]:
         """Log-mel frames; a last incomplete hop is dropped."""
         config = self.config
         with torch.autocast(samples.device.type, enabled=False):

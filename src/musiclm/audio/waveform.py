@@ -1,7 +1,7 @@
 """Waveform: samples and their rate as one value; reading, writing, resampling, loudness."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,7 +73,9 @@ class Waveform:
                 file.seek(min(int(start_seconds * rate), max(file.frames, 0)))
                 frames = -1 if duration_seconds is None else math.ceil(duration_seconds * rate)
                 if file.frames > _MAX_SECONDS * rate:
-                    raise AudioError(f"{path} is longer than {_MAX_SECONDS // 3600} h. Cut it first.")
+                    raise AudioError(
+                        f"{path} is longer than {_MAX_SECONDS // 3600} h. Cut it first."
+                    )
                 data = file.read(frames, dtype="float32", always_2d=True)
         except (soundfile.LibsndfileError, OSError, ValueError) as error:
             raise AudioError(
@@ -138,8 +140,8 @@ class Waveform:
 
 
 @contextmanager
-def _disk_errors() -> Iterator[None]:
-    """libsndfile reports a full disk as its own error; hand it on as the system's."""
+def _disk_errors() -> Generator[None, None, None]:
+    """Libsndfile reports a full disk as its own error; hand it on as the system's."""
     try:
         yield
     except soundfile.LibsndfileError as error:

@@ -34,5 +34,5 @@ class Config(BaseModel):
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"]) or "the whole"
             raise ConfigError(
-                f"{cls.__name__}: {where}: {first['msg']} ({error.error_count()} problem(s) in all)."
+                f"{cls.__name__}: {where}: {first['msg']} ({error.error_count()} problems in all)."
             ) from error

@@ -2,7 +2,7 @@
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from musiclm.core.errors import MusicLMError
 
 
 @contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
+def written_whole(path: Path) -> Generator[Path, None, None]:
     """Gives a temporary name beside `path`; renames it to `path` when the block ends well.
 
     A failure inside the block (a full disk, an exception, an interrupt) removes the temporary
@@ -21,10 +21,14 @@ def written_whole(path: Path) -> Iterator[Path]:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+        handle, name = tempfile.mkstemp(
+            dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix
+        )
         os.close(handle)
     except OSError as error:
-        raise MusicLMError(f"Cannot write {path}: {error.strerror}. Choose another place.") from error
+        raise MusicLMError(
+            f"Cannot write {path}: {error.strerror}. Choose another place."
+        ) from error
     temporary = Path(name)
     try:
         yield temporary

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -28,7 +28,7 @@ class RandomStreams:
         return torch.Generator(device="cpu").manual_seed(int.from_bytes(digest, "little") >> 1)
 
     @contextmanager
-    def layers_draw_from(self, *name: str | int) -> Iterator[None]:
+    def layers_draw_from(self, *name: str | int) -> Generator[None, None, None]:
         """Within the block, layers that cannot be handed a generator draw from this stream.
 
         Those are torch's initialisers and dropout. The global state is put back afterwards.

