@@ -6,6 +6,7 @@ import logging
 import math
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -26,7 +27,7 @@ from musiclm.training.task import (
     StepContext,
     Task,
 )
-from musiclm.training.trainer import TrainerConfig, export_ema_weights, train
+from musiclm.training.trainer import TrainerConfig, TrainResult, export_ema_weights, train
 
 RUNTIME = Runtime(torch.device("cpu"), 1)
 
@@ -38,6 +39,7 @@ class TinyModel(nn.Module):
         super().__init__()
         self.linear = nn.Linear(4, 3)
         self.dropout = nn.Dropout(0.2)
+        self.codebook: Tensor
         self.register_buffer("codebook", torch.zeros(5, 3))
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -110,12 +112,17 @@ class TinySource(BatchSource):
 
 
 def config(**changes) -> TrainerConfig:
-    values = {"num_steps": 12, "microbatches": 2, "log_every": 2, "validate_every": 4}
+    values: dict[str, Any] = {
+        "num_steps": 12,
+        "microbatches": 2,
+        "log_every": 2,
+        "validate_every": 4,
+    }
     values |= {"checkpoint_every": 4, "ema_decay": 0.9, "keep_samples": 2}
     return TrainerConfig(**(values | changes))
 
 
-def run(folder: Path, task: Task | None = None, **changes):
+def run(folder: Path, task: TinyTask | None = None, **changes) -> tuple[TinyTask, TrainResult]:
     task = task or TinyTask()
     return task, train(
         task, TinySource(), config(**changes), folder, runtime=RUNTIME, show_progress=False
@@ -131,7 +138,13 @@ class StoppingSource(TinySource):
         return super().batch(step, microbatch)
 
 
-def metrics_of(folder: Path) -> list[dict]:
+def exported_from(folder: Path) -> TinyModel:
+    model = export_ema_weights(folder, TinyTask())
+    assert isinstance(model, TinyModel)
+    return model
+
+
+def metrics_of(folder: Path) -> list[dict[str, Any]]:
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     for row in rows:
         row.pop("elapsed_seconds")
@@ -193,14 +206,14 @@ def test_validation_and_exports_use_the_average_and_training_goes_on_with_its_ow
     seen = task.seen_in_validation[-1]
     assert not torch.equal(own, seen)
     assert task.model.training
-    exported = export_ema_weights(tmp_path, TinyTask())
+    exported = exported_from(tmp_path)
     assert torch.equal(exported.linear.weight, seen)
     assert torch.equal(exported.codebook, task.model.codebook)
     last = TinyModel()
     load_weights(last, tmp_path / "last.safetensors")
     assert torch.equal(last.linear.weight, seen)
     without, _ = run(tmp_path / "none", ema_decay=0.0)
-    exported = export_ema_weights(tmp_path / "none", TinyTask())
+    exported = exported_from(tmp_path / "none")
     assert torch.equal(exported.linear.weight, without.model.linear.weight)
 
 
@@ -261,7 +274,7 @@ def test_a_bad_batch_costs_one_rollback_and_the_run_goes_on(tmp_path, caplog):
 def test_a_loss_that_stays_bad_ends_the_run_with_its_step(tmp_path):
     with pytest.raises(TrainingError, match="step 7 is not finite"):
         run(tmp_path, TinyTask(bad_step=6))
-    exported = export_ema_weights(tmp_path, TinyTask())
+    exported = exported_from(tmp_path)
     assert torch.isfinite(exported.linear.weight).all()
     with pytest.raises(TrainingError, match="step 2"):
         run(tmp_path / "early", TinyTask(bad_step=1))

@@ -1,7 +1,7 @@
 """Optimizers: AdamW with decay on matrices only, its schedule, and the average of the weights."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -76,14 +76,15 @@ class WeightAverage:
         """Moves the average towards the module's parameters as they are now."""
         decay = min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
         self.num_updates += 1
-        torch._foreach_lerp_(  # pyright: ignore[reportPrivateUsage]  (no public name for it)
+        # No public name for it.
+        torch._foreach_lerp_(  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
             list(self._average.values()),
             [parameter.detach().float() for parameter in self._parameters.values()],
             1 - decay,
         )
 
     @contextmanager
-    def swapped_in(self) -> Iterator[None]:
+    def swapped_in(self) -> Generator[None]:
         """Within the block the module has the average weights; afterwards its own, to the bit."""
         own = {name: parameter.detach().clone() for name, parameter in self._parameters.items()}
         self._fill(self._average)

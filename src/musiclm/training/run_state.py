@@ -122,7 +122,7 @@ class RunState:
             average_updates=self.average.num_updates if self.average is not None else 0,
         )
 
-    def _names(self) -> dict[nn.Parameter, str]:
+    def _names(self) -> dict[Tensor, str]:
         return {
             parameter: f"{module_name}/{name}"
             for module_name, module in self.task.trained_modules.items()

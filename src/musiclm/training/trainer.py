@@ -3,8 +3,7 @@
 import json
 import logging
 import shutil
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +11,6 @@ from typing import Literal
 
 import torch
 from pydantic import Field
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.progress import TimeRemainingColumn as TimeLeftColumn
 from torch import Tensor, nn
 
 from musiclm.core.config import Config
@@ -26,6 +22,7 @@ from musiclm.training.diagnostics import RollbackGuard
 from musiclm.training.metrics import MetricsLog, mean_of
 from musiclm.training.optimizer import learning_rate
 from musiclm.training.prefetch import Prefetcher, to_device
+from musiclm.training.progress import Clock, progress_bar
 from musiclm.training.run_state import RunState, checkpoint_folder, load_modules, read_tensors
 from musiclm.training.task import Batch, BatchSource, LossOutput, StepContext, Task
 
@@ -110,7 +107,7 @@ def train(
     state.load(run_folder)
     loop = _Loop(task, source, config, run_folder, state, runtime)
     log = MetricsLog(run_folder, from_step=state.step)
-    clock, guard = _Clock(state.elapsed_seconds, config.max_minutes), RollbackGuard()
+    clock, guard = Clock(state.elapsed_seconds, config.max_minutes), RollbackGuard()
     prefetcher = Prefetcher(
         source,
         device=runtime.device,
@@ -118,7 +115,10 @@ def train(
         total_steps=config.num_steps,
     )
     validation: dict[str, float] = {}
-    with prefetcher, _progress(show_progress, run_folder.name, config, state.step) as report:
+    with (
+        prefetcher,
+        progress_bar(show_progress, run_folder.name, config.num_steps, state.step) as report,
+    ):
         while state.step < config.num_steps and not clock.is_up:
             # Every step: one update of each optimizer.
             figures = loop.update(prefetcher.microbatches(state.step, state.attempt))
@@ -284,7 +284,7 @@ class _Loop:
             shutil.rmtree(old)
 
     @contextmanager
-    def _average_weights(self) -> Iterator[None]:
+    def _average_weights(self) -> Generator[None]:
         if self.state.average is None:
             yield
         else:
@@ -295,23 +295,6 @@ class _Loop:
         kind = self.runtime.device.type
         is_on = self.config.use_bf16 and kind == "cuda"
         return torch.autocast(kind, dtype=torch.bfloat16, enabled=is_on)
-
-
-class _Clock:
-    """The time a run has taken and the time this call may take."""
-
-    def __init__(self, elapsed_seconds: float, max_minutes: float) -> None:
-        self._before = elapsed_seconds
-        self._start = time.monotonic()
-        self._limit = max_minutes * 60 or float("inf")
-
-    @property
-    def elapsed_seconds(self) -> float:
-        return self._before + time.monotonic() - self._start
-
-    @property
-    def is_up(self) -> bool:
-        return time.monotonic() - self._start >= self._limit
 
 
 def _roll_back(state: RunState, guard: RollbackGuard, run_folder: Path, bad_step: int) -> None:
@@ -352,28 +335,3 @@ def _open_run_folder(run_folder: Path, task: Task, config: TrainerConfig) -> Non
         "torch_version": torch.__version__,
     }
     write_text_whole(path, json.dumps(record, indent=2) + "\n")
-
-
-@contextmanager
-def _progress(
-    is_shown: bool, name: str, config: TrainerConfig, step: int
-) -> Iterator[Callable[[int, dict[str, float]], None]]:
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeLeftColumn(),
-        TextColumn("{task.fields[losses]}"),
-    )
-    with Progress(*columns, console=Console(stderr=True), disable=not is_shown) as progress:
-        bar = progress.add_task(name, total=config.num_steps, completed=step, losses="")
-
-        def report(step: int, means: dict[str, float]) -> None:
-            progress.update(bar, completed=step)
-            losses = {k: v for k, v in means.items() if k.startswith("loss/")}
-            if losses:
-                progress.update(bar, losses=" ".join(f"{k} {v:.4g}" for k, v in losses.items()))
-
-        yield report
