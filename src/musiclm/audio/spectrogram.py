@@ -29,16 +29,18 @@ def mel_filterbank(
     sample_rate_hz: int, fft_size: int, num_mels: int, low_hz: float, high_hz: float
 ) -> Float[Tensor, "mels bins"]:
     """Triangular filters of equal area (Slaney), one row a mel band; `bins = fft_size // 2 + 1`."""
-    bins_hz = torch.linspace(0, sample_rate_hz / 2, fft_size // 2 + 1, dtype=torch.float64)
-    edges = hz_to_mel(torch.tensor([low_hz, high_hz], dtype=torch.float64))
-    low, high = float(edges[0]), float(edges[1])
-    points_hz = mel_to_hz(torch.linspace(low, high, num_mels + 2, dtype=torch.float64))
-    widths = points_hz.diff()
-    slopes = points_hz[:, None] - bins_hz[None, :]
-    rising = -slopes[:-2] / widths[:-1, None]
-    falling = slopes[2:] / widths[1:, None]
-    filters = torch.minimum(rising, falling).clamp(min=0)
-    filters = filters * (2 / (points_hz[2:] - points_hz[:-2]))[:, None]
+    # Numbers, kept for every later front end: real ones, even while a model is built on `meta`.
+    with torch.device("cpu"):
+        bins_hz = torch.linspace(0, sample_rate_hz / 2, fft_size // 2 + 1, dtype=torch.float64)
+        edges = hz_to_mel(torch.tensor([low_hz, high_hz], dtype=torch.float64))
+        low, high = float(edges[0]), float(edges[1])
+        points_hz = mel_to_hz(torch.linspace(low, high, num_mels + 2, dtype=torch.float64))
+        widths = points_hz.diff()
+        slopes = points_hz[:, None] - bins_hz[None, :]
+        rising = -slopes[:-2] / widths[:-1, None]
+        falling = slopes[2:] / widths[1:, None]
+        filters = torch.minimum(rising, falling).clamp(min=0)
+        filters = filters * (2 / (points_hz[2:] - points_hz[:-2]))[:, None]
     return filters.float()
 
 

@@ -1,0 +1,222 @@
+"""w2v-BERT: conformers that learn music by filling in what was hidden (Chung 2021).
+
+Legend: `batch`, `samples`, `frames` (25 Hz), `dim` (model width), `codebook` (entries).
+"""
+
+from dataclasses import dataclass
+
+import torch
+from einops import rearrange
+from jaxtyping import Bool, Float
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+from torch.nn import functional
+
+from musiclm.audio.spectrogram import LogMel, LogMelConfig
+from musiclm.core.config import Config
+from musiclm.core.errors import ConfigError
+from musiclm.layers.conformer import ConformerBlock, ConformerConfig
+from musiclm.semantic.gumbel import GumbelOutput, GumbelQuantizer
+
+_STRIDE = 4
+_MASK_DEVIATION = 0.1
+
+
+class W2vBertConfig(Config):
+    """Sizes of w2v-BERT; the defaults are the XL model (600M) that MusicLM uses."""
+
+    spectrogram: LogMelConfig = LogMelConfig()
+    """The log-mel that the strided convolutions read: a frame every 10 ms."""
+    slow_spectrogram: LogMelConfig | None = None
+    """A second log-mel with a long window and one frame a feature frame, which tells neighbouring
+    notes apart; the published model has none."""
+    input_mean: float = -4.0
+    """Subtracted from the log-mels."""
+    input_deviation: float = Field(default=3.0, gt=0)
+    """The log-mels are divided by this."""
+    front_end_channels: int = Field(default=256, gt=0)
+    """Channels of the two strided convolutions."""
+    conformer: ConformerConfig = ConformerConfig()
+    """Every block of both modules."""
+    num_contrastive_layers: int = Field(default=12, gt=0)
+    """Blocks below the contrastive loss."""
+    num_prediction_layers: int = Field(default=12, ge=0)
+    """Blocks between the contrastive and the masked-prediction loss."""
+    codebook_size: int = Field(default=1024, gt=1)
+    """Entries of the quantizer."""
+    codebook_dim: int = Field(default=1024, gt=0)
+    """Width of an entry."""
+
+    @model_validator(mode="after")
+    def _check(self) -> "W2vBertConfig":
+        if self.spectrogram.num_mels % _STRIDE:
+            raise ValueError(f"the number of mels must be a multiple of {_STRIDE}")
+        if self.sample_rate_hz % self.hop_length:
+            raise ValueError("sample_rate_hz must be a multiple of four spectrogram hops")
+        slow = self.slow_spectrogram
+        if slow and (slow.sample_rate_hz, slow.hop_length) != (
+            self.sample_rate_hz,
+            self.hop_length,
+        ):
+            raise ValueError(f"slow_spectrogram must have a hop of {self.hop_length} samples")
+        return self
+
+    @property
+    def sample_rate_hz(self) -> int:
+        """Samples per second of the input."""
+        return self.spectrogram.sample_rate_hz
+
+    @property
+    def hop_length(self) -> int:
+        """Samples per feature frame."""
+        return _STRIDE * self.spectrogram.hop_length
+
+    @property
+    def frame_rate_hz(self) -> int:
+        """Feature frames per second."""
+        return self.sample_rate_hz // self.hop_length
+
+
+class FrontEnd(nn.Module):
+    """Log-mel and two convolutions of stride 2: one layer-normalised vector every 40 ms."""
+
+    def __init__(self, config: W2vBertConfig) -> None:
+        super().__init__()
+        self.config = config
+        dim, channels = config.conformer.dim, config.front_end_channels
+        self.spectrogram = LogMel(config.spectrogram)
+        self.first = nn.Conv2d(1, channels, 3, stride=2, padding=1)
+        self.second = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
+        width = channels * (config.spectrogram.num_mels // _STRIDE)
+        slow = config.slow_spectrogram
+        self.slow_spectrogram = LogMel(slow) if slow else None
+        self.slow_project = nn.Linear(slow.num_mels, dim) if slow else None
+        self.project = nn.Linear(width + dim if slow else width, dim)
+        self.norm = nn.LayerNorm(dim)
+
+    def forward(self, samples: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch frames dim"]:
+        """Features of every whole frame; a last incomplete frame is dropped."""
+        whole = samples.shape[-1] // self.config.hop_length * self.config.hop_length
+        samples = samples[..., :whole]
+        image = self._scaled(self.spectrogram(samples))[:, None]
+        image = functional.gelu(self.second(functional.gelu(self.first(image))))
+        frames = rearrange(image, "batch channels bands frames -> batch frames (channels bands)")
+        if self.slow_spectrogram is not None and self.slow_project is not None:
+            slow = self._scaled(self.slow_spectrogram(samples))
+            slow = self.slow_project(rearrange(slow, "batch mels frames -> batch frames mels"))
+            frames = torch.cat([frames, functional.gelu(slow)], dim=-1)
+        return self.norm(self.project(frames))
+
+    def _scaled(
+        self, mel: Float[Tensor, "batch mels frames"]
+    ) -> Float[Tensor, "batch mels frames"]:
+        return (mel - self.config.input_mean) / self.config.input_deviation
+
+
+class W2vBertEncoder(nn.Module):
+    """The part that makes features: front end, contrastive blocks, prediction blocks."""
+
+    def __init__(self, config: W2vBertConfig) -> None:
+        super().__init__()
+        self.config = config
+        dim = config.conformer.dim
+        self.front_end = FrontEnd(config)
+        self.project = nn.Linear(dim, dim)
+        self.contrastive_blocks = nn.ModuleList(
+            ConformerBlock(config.conformer) for _ in range(config.num_contrastive_layers)
+        )
+        self.prediction_blocks = nn.ModuleList(
+            ConformerBlock(config.conformer) for _ in range(config.num_prediction_layers)
+        )
+
+    def contrast(
+        self, features: Float[Tensor, "batch frames dim"]
+    ) -> Float[Tensor, "batch frames dim"]:
+        """Front-end features (masked or not) through the contrastive module."""
+        frames = self.project(features)
+        for block in self.contrastive_blocks:
+            frames = block(frames)
+        return frames
+
+    def forward(self, samples: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch dim frames"]:
+        """Features after the last block, nothing masked."""
+        frames = self.contrast(self.front_end(samples))
+        for block in self.prediction_blocks:
+            frames = block(frames)
+        return rearrange(frames, "batch frames dim -> batch dim frames")
+
+
+@dataclass(frozen=True)
+class W2vBertOutput:
+    """What the losses need.
+
+    Attributes:
+        contrastive: Context vectors of the contrastive module, in the codebook's space.
+        logits: The masked-prediction module's guess of each frame's code.
+        targets: The quantizer's view of the unmasked features.
+    """
+
+    contrastive: Float[Tensor, "batch frames codebook_dim"]
+    logits: Float[Tensor, "batch frames codebook"]
+    targets: GumbelOutput
+
+
+class W2vBert(nn.Module):
+    """The encoder with its quantizer and the two heads that only training needs."""
+
+    def __init__(self, config: W2vBertConfig) -> None:
+        super().__init__()
+        self.config = config
+        dim = config.conformer.dim
+        self.encoder = W2vBertEncoder(config)
+        self.quantizer = GumbelQuantizer(dim, config.codebook_size, config.codebook_dim)
+        self.contrastive_head = nn.Linear(dim, config.codebook_dim)
+        self.prediction_head = nn.Linear(dim, config.codebook_size)
+
+    def forward(
+        self,
+        samples: Float[Tensor, "batch samples"],
+        mask: Bool[Tensor, "batch frames"],
+        *,
+        temperature: float,
+        generator: torch.Generator,
+    ) -> W2vBertOutput:
+        """The training pass: hidden frames become noise, the quantizer sees all.
+
+        Args:
+            samples: Audio; `frames` whole frames of it.
+            mask: Frames to hide (`pretext.draw_mask`).
+            temperature: Of the Gumbel softmax.
+            generator: Draws the noise that replaces hidden frames and the quantizer's.
+        """
+        features = self.encoder.front_end(samples)
+        targets = self.quantizer(features, temperature=temperature, generator=generator)
+        noise = _MASK_DEVIATION * torch.randn(features.shape, generator=generator)
+        hidden = torch.where(mask[..., None], noise.to(features), features)
+        context = self.encoder.contrast(hidden)
+        predicted = context
+        for block in self.encoder.prediction_blocks:
+            predicted = block(predicted)
+        return W2vBertOutput(
+            contrastive=self.contrastive_head(context),
+            logits=self.prediction_head(predicted),
+            targets=targets,
+        )
+
+    def features(
+        self, samples: Float[Tensor, "batch samples"], layer: int
+    ) -> Float[Tensor, "batch dim frames"]:
+        """Features after block `layer` of the masked-prediction module; nothing is masked.
+
+        Layer 0 is the output of the contrastive module. MusicLM takes layer 7 of 12.
+
+        Raises:
+            ConfigError: There is no such layer.
+        """
+        blocks = self.encoder.prediction_blocks
+        if not 0 <= layer <= len(blocks):
+            raise ConfigError(f"Layer {layer} does not exist; choose 0 to {len(blocks)}.")
+        frames = self.encoder.contrast(self.encoder.front_end(samples))
+        for block in blocks[:layer]:
+            frames = block(frames)
+        return rearrange(frames, "batch frames dim -> batch dim frames")
