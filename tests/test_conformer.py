@@ -58,4 +58,4 @@ def test_the_order_of_frames_matters():
 )
 def test_config_refuses_nonsense(wrong: dict[str, int]):
     with pytest.raises(ValidationError):
-        ConformerConfig(**wrong)
+        ConformerConfig.model_validate(wrong)

@@ -1,6 +1,6 @@
 """TokenSpec and Tokenizer: how the models that do not know one another meet."""
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import Float, Int
 from pydantic import Field
@@ -35,6 +35,7 @@ class TokenSpec(Config):
         return round(frames)
 
 
+@runtime_checkable
 class Tokenizer(Protocol):
     """Whatever turns mono audio into codes."""
 
