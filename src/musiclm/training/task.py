@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from pydantic import Field
@@ -101,8 +101,12 @@ class Task(ABC):
         return {}
 
 
-class BatchSource(ABC):
-    """Batches as a pure function of the step, so that a resumed run equals an unbroken one."""
+@runtime_checkable
+class BatchSource(Protocol):
+    """Batches as a pure function of the step, so that a resumed run equals an unbroken one.
+
+    A protocol, because the sources live in `data`, which knows no training.
+    """
 
     @abstractmethod
     def batch(self, step: int, microbatch: int) -> Batch:

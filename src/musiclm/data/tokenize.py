@@ -1,0 +1,270 @@
+"""A corpus to a token store: every clip through the tokenizers and the embedder, resumably."""
+
+from collections.abc import Callable, Generator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from pydantic import Field
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch import Tensor
+
+from musiclm.audio.waveform import Waveform
+from musiclm.core.config import Config
+from musiclm.core.errors import ConfigError
+from musiclm.data.manifest import Clip, Corpus
+from musiclm.data.token_store import StoreHeader, TokenizedClip, TokenStoreWriter
+from musiclm.tokens.spec import Tokenizer
+
+
+@runtime_checkable
+class WindowEmbedder(Protocol):
+    """What embeds audio window by window (MuLan: 10 s, one window a second)."""
+
+    @property
+    def sample_rate_hz(self) -> int:
+        """The rate of the audio it reads."""
+        ...
+
+    def embed_windows(
+        self, samples: Float[Tensor, "batch samples"]
+    ) -> Float[Tensor, "batch windows dim"]:
+        """One unit vector for each start of a window that fits; one at least."""
+        ...
+
+
+@dataclass(frozen=True)
+class CorpusModels:
+    """The models that read a corpus; they are on their device and in eval mode."""
+
+    semantic: Tokenizer
+    acoustic: Tokenizer
+    embedder: WindowEmbedder
+    embedding_dim: int
+    weight_hashes: Mapping[str, str] = field(default_factory=dict[str, str])
+    """SHA-256 of their weights, kept in the store so that tokens never mix."""
+
+
+class TokenizeConfig(Config):
+    """How a corpus is cut on its way through the models."""
+
+    batch_size: int = Field(default=8, gt=0)
+    """Pieces of equal length that go through a model together."""
+    clips_ahead: int = Field(default=32, gt=0)
+    """Clips that are read together; the next ones are read while these are computed."""
+    piece_seconds: float = Field(default=60.0, gt=0)
+    """Longer clips go through the tokenizers piece by piece; a whole number of semantic frames."""
+    context_seconds: float = Field(default=2.0, ge=0)
+    """Audio on both sides of a piece whose codes are thrown away."""
+    clips_per_shard: int = Field(default=256, gt=0)
+    """Rows of a Parquet file."""
+    window_seconds: float = Field(default=10.0, gt=0)
+    """What the embedder hears at once."""
+    stride_seconds: float = Field(default=1.0, gt=0)
+    """From one start of the embedder's windows to the next."""
+
+
+@dataclass(frozen=True)
+class TokenizeResult:
+    """What a call of `tokenize_corpus` did."""
+
+    num_clips: int
+    num_skipped: int
+    """Clips that were in the store before, or are shorter than a frame."""
+    duration_seconds: float
+    """Audio tokenized by this call."""
+
+
+def tokenize_corpus(
+    corpus: Corpus,
+    dest: Path,
+    models: CorpusModels,
+    config: TokenizeConfig | None = None,
+    *,
+    device: torch.device | None = None,
+    show_progress: bool = True,
+) -> TokenizeResult:
+    """Writes codes and embeddings of every clip of a corpus to a token store.
+
+    A clip is cut to a whole number of semantic frames. Clips that the store has are skipped, so
+    that the same call goes on after an interruption.
+
+    Raises:
+        ConfigError: Pieces, contexts or rates are no whole numbers of semantic frames.
+        AudioError: A file of the corpus cannot be read.
+        DataError: The store holds tokens of other models.
+    """
+    config = config or TokenizeConfig()
+    worker = _Worker(models, config, device or torch.device("cpu"))
+    header = StoreHeader(
+        semantic=models.semantic.token_spec,
+        acoustic=models.acoustic.token_spec,
+        embedding_dim=models.embedding_dim,
+        window_seconds=config.window_seconds,
+        stride_seconds=config.stride_seconds,
+        weight_hashes=dict(models.weight_hashes),
+    )
+    frame_seconds = 1 / header.semantic.frame_rate_hz
+    with TokenStoreWriter(dest, header, clips_per_shard=config.clips_per_shard) as writer:
+        clips = [
+            clip
+            for clip in corpus.clips
+            if clip.clip_id not in writer.done_clip_ids and clip.duration_seconds >= frame_seconds
+        ]
+        seconds, written = 0.0, 0
+        with _progress(show_progress, clips) as advance:
+            for group in _read_ahead(corpus, clips, config.clips_ahead, worker.sample_rate_hz):
+                for tokenized in worker.tokenize(group):
+                    writer.add(tokenized)
+                    written += 1
+                    seconds += tokenized.duration_seconds
+                advance(sum(clip.duration_seconds for clip, _ in group))
+    return TokenizeResult(written, len(corpus.clips) - written, seconds)
+
+
+class _Worker:
+    """Clips to rows; pieces of equal length share a batch, whichever clip they come from."""
+
+    def __init__(self, models: CorpusModels, config: TokenizeConfig, device: torch.device) -> None:
+        self._models = models
+        self._config = config
+        self._device = device
+        self.sample_rate_hz = models.acoustic.sample_rate_hz
+        self._rate_hz = models.semantic.token_spec.frame_rate_hz
+        for seconds in (config.piece_seconds, config.context_seconds):
+            models.semantic.token_spec.num_frames(seconds)
+        if self.sample_rate_hz % self._rate_hz:
+            raise ConfigError(
+                f"{self.sample_rate_hz} Hz audio has no whole number of samples in a semantic "
+                f"frame ({self._rate_hz} a second). Use a codec of another rate."
+            )
+
+    @torch.no_grad()
+    def tokenize(self, group: Sequence[tuple[Clip, Waveform]]) -> list[TokenizedClip]:
+        hop = self.sample_rate_hz // self._rate_hz
+        fitting = [(clip, audio) for clip, audio in group if audio.num_samples >= hop]
+        audios = [audio.crop(0, audio.num_samples // hop * hop) for _, audio in fitting]
+        semantic = self._codes(self._models.semantic, audios)
+        acoustic = self._codes(self._models.acoustic, audios)
+        embeddings = self._embeddings(audios)
+        return [
+            TokenizedClip(
+                clip_id=clip.clip_id,
+                split=clip.split,
+                duration_seconds=audio.duration_seconds,
+                captions=clip.captions,
+                labels=clip.labels,
+                semantic=semantic[index].numpy().astype(np.uint16),
+                acoustic=acoustic[index].numpy().astype(np.uint16),
+                embeddings=embeddings[index].numpy().astype(np.float16),
+            )
+            for index, (clip, audio) in enumerate(zip((c for c, _ in fitting), audios, strict=True))
+        ]
+
+    def _codes(self, tokenizer: Tokenizer, audios: Sequence[Waveform]) -> list[Tensor]:
+        """The codes of each clip, its pieces joined."""
+        config, spec = self._config, tokenizer.token_spec
+        rate = spec.frame_rate_hz
+        pieces: list[tuple[int, Tensor, slice]] = []
+        for index, audio in enumerate(audios):
+            samples = audio.resampled(tokenizer.sample_rate_hz).samples
+            num_frames = round(audio.duration_seconds * rate)
+            size = round(config.piece_seconds * rate)
+            context = round(config.context_seconds * rate)
+            length = min(num_frames, size + 2 * context)
+            for start in range(0, num_frames, size):
+                # Near the edges of the clip the window keeps its length and moves inwards.
+                first = min(max(start - context, 0), num_frames - length)
+                kept = slice(start - first, min(start + size, num_frames) - first)
+                pieces.append((index, _cut(samples, tokenizer, first, length), kept))
+        codes = self._in_batches([piece for _, piece, _ in pieces], tokenizer.tokenize)
+        parts: list[list[Tensor]] = [[] for _ in audios]
+        for (index, _, kept), piece_codes in zip(pieces, codes, strict=True):
+            parts[index].append(piece_codes[:, kept])
+        return [torch.cat(part, dim=1) for part in parts]
+
+    def _embeddings(self, audios: Sequence[Waveform]) -> list[Tensor]:
+        """The windows of each clip; long clips give them piece by piece."""
+        config, embedder = self._config, self._models.embedder
+        rate = embedder.sample_rate_hz
+        window, stride = round(config.window_seconds * rate), round(config.stride_seconds * rate)
+        windows_at_once = max(round(config.piece_seconds / config.stride_seconds), 1)
+        owners: list[int] = []
+        pieces: list[Tensor] = []
+        for index, audio in enumerate(audios):
+            samples = audio.resampled(rate).samples
+            num_windows = max(len(samples) - window, 0) // stride + 1
+            for first in range(0, num_windows, windows_at_once):
+                count = min(windows_at_once, num_windows - first)
+                end = first * stride + window + (count - 1) * stride
+                pieces.append(samples[first * stride : end])
+                owners.append(index)
+        parts: list[list[Tensor]] = [[] for _ in audios]
+        for index, part in zip(
+            owners, self._in_batches(pieces, embedder.embed_windows), strict=True
+        ):
+            parts[index].append(part)
+        return [torch.cat(part) for part in parts]
+
+    def _in_batches(
+        self, pieces: Sequence[Tensor], model: Callable[[Tensor], Tensor]
+    ) -> list[Tensor]:
+        """Runs a model on batches of pieces of equal length; answers in the pieces' order."""
+        by_length: dict[int, list[int]] = {}
+        for index, piece in enumerate(pieces):
+            by_length.setdefault(len(piece), []).append(index)
+        answers: dict[int, Tensor] = {}
+        for indices in by_length.values():
+            for first in range(0, len(indices), self._config.batch_size):
+                chosen = indices[first : first + self._config.batch_size]
+                batch = torch.stack([pieces[index] for index in chosen]).to(self._device)
+                answers |= zip(chosen, model(batch).cpu(), strict=True)
+        return [answers[index] for index in range(len(pieces))]
+
+
+def _cut(samples: Tensor, tokenizer: Tokenizer, first: int, length: int) -> Tensor:
+    """Frames `first` to `first + length` as samples, padded where resampling lost some."""
+    hop = tokenizer.sample_rate_hz / tokenizer.token_spec.frame_rate_hz
+    piece = samples[round(first * hop) : round((first + length) * hop)]
+    return torch.nn.functional.pad(piece, (0, round(length * hop) - len(piece)))
+
+
+def _read_ahead(
+    corpus: Corpus, clips: Sequence[Clip], count: int, sample_rate_hz: int
+) -> Generator[list[tuple[Clip, Waveform]]]:
+    """Groups of clips with their audio; the next group is read in a background thread."""
+    groups = [clips[first : first + count] for first in range(0, len(clips), count)]
+
+    def read(group: Sequence[Clip]) -> list[tuple[Clip, Waveform]]:
+        return [(clip, corpus.audio(clip, sample_rate_hz=sample_rate_hz)) for clip in group]
+
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="reader") as executor:
+        waiting = executor.submit(read, groups[0]) if groups else None
+        for following in [*groups[1:], None]:
+            if waiting is None:
+                return
+            group = waiting.result()
+            waiting = executor.submit(read, following) if following is not None else None
+            yield group
+
+
+@contextmanager
+def _progress(is_shown: bool, clips: Sequence[Clip]) -> Generator[Callable[[float], Any]]:
+    columns = (
+        TextColumn("tokenizing"),
+        BarColumn(),
+        TextColumn("{task.completed:.2f}/{task.total:.2f} h"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    hours = sum(clip.duration_seconds for clip in clips) / 3600
+    with Progress(*columns, console=Console(stderr=True), disable=not is_shown) as progress:
+        bar = progress.add_task("tokenizing", total=hours)
+        yield lambda seconds: progress.advance(bar, seconds / 3600)
