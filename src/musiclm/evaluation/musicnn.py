@@ -1,7 +1,7 @@
 """MusicNN: a published music tagger in PyTorch, our judge of generated audio.
 
-Conventions: 16 kHz mono; log-mel frames of 16 ms; windows of 187 frames (3 s), side by side; 50 tags
-and a 200-d embedding (after the last batch norm, as the authors' `penultimate`) a window.
+Conventions: 16 kHz mono; log-mel frames of 16 ms; windows of 187 frames (3 s), side by side; 50
+tags and a 200-d embedding (after the last batch norm, the authors' `penultimate`) a window.
 Trained by its authors on MagnaTagATune (MTT) or the Million Song Dataset (MSD), on none of ours.
 
 Reference: Pons & Serra 2019, "musicnn: pre-trained convolutional neural networks for music audio
@@ -10,7 +10,7 @@ tagging". Their float16 rounding of the mel frames, which overflows on loud audi
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from musiclm.audio.spectrogram import mel_filterbank
 from musiclm.audio.waveform import Waveform
 from musiclm.core.config import Config
 from musiclm.core.errors import AudioError, CheckpointError
+from musiclm.evaluation.musicnn_tags import MSD_TAGS, MTT_TAGS
 from musiclm.evaluation.musicnn_weights import read_musicnn_checkpoint
 
 SAMPLE_RATE_HZ = 16_000
@@ -35,20 +36,6 @@ EMBEDDING_DIM = 200
 _WINDOWS_PER_BATCH = 16
 _TEMPORAL_KERNELS = (128, 64, 32)
 _NORM_EPS = 1e-3
-
-MTT_TAGS = tuple(
-    "guitar|classical|slow|techno|strings|drums|electronic|rock|fast|piano|ambient|beat|violin|vocal"
-    "|synth|female|indian|opera|male|singing|vocals|no vocals|harpsichord|loud|quiet|flute|woman"
-    "|male vocal|no vocal|pop|soft|sitar|solo|man|classic|choir|voice|new age|dance|male voice"
-    "|female vocal|beats|harp|cello|no voice|weird|country|metal|female voice|choral".split("|")
-)
-MSD_TAGS = tuple(
-    "rock|pop|alternative|indie|electronic|female vocalists|dance|00s|alternative rock|jazz|beautiful"
-    "|metal|chillout|male vocalists|classic rock|soul|indie rock|Mellow|electronica|80s|folk|90s|chill"
-    "|instrumental|punk|oldies|blues|hard rock|ambient|acoustic|experimental|female vocalist|guitar"
-    "|Hip-Hop|70s|party|country|easy listening|sexy|catchy|funk|electro|heavy metal|Progressive rock"
-    "|60s|rnb|indie pop|sad|House|happy".split("|")
-)
 
 
 class MusicNNConfig(Config):
@@ -137,10 +124,15 @@ class MusicNN(nn.Module):
         self.register_buffer("filters", filters.clone(), persistent=False)
         self.register_buffer("window", torch.hann_window(FFT_SIZE), persistent=False)
 
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """The tags in the order of the outputs."""
+        return self.config.tags
+
     @classmethod
     def from_pretrained(
         cls, variant: Literal["MTT", "MSD"] = "MTT", *, place: Path | None = None
-    ) -> Self:
+    ) -> "MusicNN":
         """The published weights; `place` is the wheel or the package's folder, if not installed.
 
         Raises:

@@ -52,7 +52,7 @@ class Visqol:
         if shortest < _MIN_SECONDS or longest > 1.1 * shortest:
             raise AudioError(
                 f"ViSQOL was given {reference.duration_seconds:.2f} s and "
-                f"{degraded.duration_seconds:.2f} s; give two clips of the same length, 1 s or more."
+                f"{degraded.duration_seconds:.2f} s; give clips of the same length, 1 s or more."
             )
         result = self._api.measure_from_arrays(
             _at_visqol_rate(reference), _at_visqol_rate(degraded), VISQOL_SAMPLE_RATE_HZ

@@ -1,0 +1,45 @@
+"""Pictures: a PNG with one panel a waveform, its energy where the tone is."""
+
+import numpy as np
+import pytest
+import torch
+
+from musiclm.audio.waveform import Waveform
+from musiclm.core.errors import AudioError
+from musiclm.evaluation.pictures import log_mel_picture, write_log_mel_picture
+from support.fake_judges import tone
+
+
+def panel(figure, number: int) -> np.ndarray:
+    return np.asarray(figure.axes[number].images[0].get_array())
+
+
+def test_a_higher_tone_is_drawn_higher():
+    figure = log_mel_picture({"low": tone("cello", 0.5), "high": tone("flute", 0.5)})
+    low, high = (panel(figure, number).mean(axis=1).argmax() for number in range(2))
+    assert high > low + 10
+    assert [axes.get_title() for axes in figure.axes] == ["low", "high"]
+
+
+def test_panels_share_their_scale_and_show_what_was_asked():
+    sounds = {"loud": tone("piano", 1.0), "quiet": tone("piano", 2.0, loudness=0.03)}
+    figure = log_mel_picture(sounds, seconds_shown=0.5)
+    loud, quiet = panel(figure, 0), panel(figure, 1)
+    assert loud.shape == quiet.shape == (80, 50)
+    assert loud.max() - quiet.max() == pytest.approx(20, abs=0.1)  # a tenth is 20 dB
+    limits = {axes.images[0].get_clim() for axes in figure.axes}
+    assert len(limits) == 1
+
+
+def test_writes_a_png(tmp_path):
+    path = tmp_path / "pictures" / "two.png"
+    write_log_mel_picture({"a": tone("piano", 0.3), "b": tone("flute", 0.3)}, path)
+    assert path.read_bytes().startswith(b"\x89PNG")
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_nothing_to_draw_is_refused():
+    with pytest.raises(AudioError, match="Give at least one"):
+        log_mel_picture({})
+    with pytest.raises(AudioError, match="too short"):
+        log_mel_picture({"short": Waveform(torch.zeros(3), 24_000)})
