@@ -1,13 +1,14 @@
 """The token store and its crops: what goes in comes out; crops are aligned and repeatable."""
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from musiclm.core.errors import ConfigError, DataError
-from musiclm.data.manifest import Caption, Labels
+from musiclm.data.manifest import Caption, Labels, Split
 from musiclm.data.token_source import TokenCropConfig, TokenCropSource, mean_embedding
 from musiclm.data.token_store import (
     StoreHeader,
@@ -28,7 +29,7 @@ HEADER = StoreHeader(
 )
 
 
-def clip(number: int, seconds: int, split="train") -> TokenizedClip:
+def clip(number: int, seconds: int, split: Split = "train") -> TokenizedClip:
     """Codes that name their own place: semantic = frame, acoustic = 1000 level + frame."""
     frames = np.arange(seconds * 25)
     embeddings = np.random.default_rng(number).normal(size=(max(seconds - 9, 1), 4))
@@ -49,7 +50,7 @@ def clip(number: int, seconds: int, split="train") -> TokenizedClip:
 @pytest.fixture
 def clips():
     lengths = [12, 30, 8, 15, 40, 21]
-    splits = ["train", "train", "train", "validation", "train", "validation"]
+    splits: list[Split] = ["train", "train", "train", "validation", "train", "validation"]
     return [clip(i, s, split) for i, (s, split) in enumerate(zip(lengths, splits, strict=True))]
 
 
@@ -114,7 +115,8 @@ def test_other_tokens_versions_and_damage_are_refused(store, tmp_path):
 
 
 def source(store, **changes) -> TokenCropSource:
-    config = TokenCropConfig(**({"crop_seconds": 10.0, "batch_size": 16} | changes))
+    values: dict[str, Any] = {"crop_seconds": 10.0, "batch_size": 16} | changes
+    config = TokenCropConfig(**values)
     return TokenCropSource(store, config, seed=4)
 
 

@@ -1,6 +1,7 @@
 """Tokenizing a corpus: pieces, batches and interruptions change nothing."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -47,7 +48,7 @@ class LoudnessEmbedder:
 
 
 def models(semantic_rate_hz: int = 2000, **changes) -> CorpusModels:
-    settings = {
+    settings: dict[str, Any] = {
         "semantic": LoudnessTokenizer("semantic", 1, 25, semantic_rate_hz),
         "acoustic": LoudnessTokenizer("acoustic", 3, 50, 2000),
         "embedder": LoudnessEmbedder(),
@@ -81,7 +82,7 @@ def corpus(tmp_path: Path) -> Corpus:
     return Corpus.open(tmp_path / "corpus")
 
 
-def tokens_of(folder: Path) -> tuple:
+def tokens_of(folder: Path) -> tuple[Any, ...]:
     split = read_split(folder, "train")
     return split.clip_ids, split.semantic, split.acoustic, split.embeddings, split.window_offsets
 
@@ -115,6 +116,7 @@ def test_pieces_and_batches_change_nothing(corpus, tmp_path):
         tokens_of(tmp_path / "whole"), tokens_of(tmp_path / "pieces"), strict=True
     ):
         assert np.array_equal(one, other)
+    assert isinstance(cut.acoustic, LoudnessTokenizer)
     shapes = cut.acoustic.seen
     assert max(shape[1] for shape in shapes) == round(2.4 * 2000)
     assert max(shape[0] for shape in shapes) == 3

@@ -221,7 +221,7 @@ def read_split(folder: Path, split: Split) -> TokenSplit:
     tables = [_SCHEMA.empty_table()]
     for path in shard_paths(folder):
         whole = _read_table(path)
-        tables.append(whole.filter(compute.equal(whole["split"], split)))
+        tables.append(whole.filter(compute.field("split") == split))
     table = arrow.concat_tables(tables)
     levels = header.semantic.num_quantizers, header.acoustic.num_quantizers
     semantic, semantic_offsets = _codes(table["semantic"], levels[0])
