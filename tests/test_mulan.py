@@ -42,7 +42,7 @@ def mulan():
         stride_frames=10,
         resnet=resnet,
         embedding_dim=16,
-        spec_augment=SpecAugmentConfig(max_frames=5, max_mels=2),
+        spec_augment=SpecAugmentConfig(max_frames=5, max_mels=1),
     )
     text = TextTowerConfig(
         vocabulary=(*SPECIAL_PIECES, *WORDS),

@@ -67,7 +67,8 @@ class AudioTower(nn.Module):
     """Log-mel windows to unit vectors of the joint space.
 
     Each mel band is standardised by a batch norm; the feature maps of the ResNet are pooled by
-    mean and maximum over time and frequency.
+    mean and maximum over time. The few rows of frequency that are left stay apart: an average
+    over them cannot tell a low instrument from a high one.
     """
 
     def __init__(self, config: AudioTowerConfig) -> None:
@@ -77,7 +78,9 @@ class AudioTower(nn.Module):
         self.norm = nn.BatchNorm1d(config.log_mel.num_mels)
         # Channels last is twice as fast on a CPU and never slower on a GPU.
         self.resnet = ResNet(config.resnet).to(memory_format=torch.channels_last)
-        self.projection = nn.Linear(2 * config.resnet.out_channels, config.embedding_dim)
+        rows = config.resnet.out_mels(config.log_mel.num_mels)
+        features = config.resnet.out_channels * rows
+        self.projection = nn.Linear(2 * features, config.embedding_dim)
 
     def windows(
         self, samples: Float[Tensor, "batch samples"]
@@ -106,8 +109,8 @@ class AudioTower(nn.Module):
         picture = self.norm(log_mel)
         if generator is not None:
             picture = picture * self._mask(picture, generator)
-        maps = self.resnet(picture[:, None]).flatten(2).float()
-        pooled = torch.cat([maps.mean(dim=2), maps.amax(dim=2)], dim=1)
+        maps = self.resnet(picture[:, None]).float()
+        pooled = torch.cat([maps.mean(dim=3), maps.amax(dim=3)], dim=1).flatten(1)
         return functional.normalize(self.projection(pooled).float(), dim=-1)
 
     def _mask(

@@ -41,6 +41,14 @@ class ResNetConfig(Config):
         """Channels of the last stage's output."""
         return self.stage_widths[-1] * (4 if self.block == "bottleneck" else 1)
 
+    def out_mels(self, num_mels: int) -> int:
+        """Rows of frequency that are left of `num_mels`."""
+        num_halvings = len(self.stage_widths) - 1 + int(self.has_max_pool)
+        rows = -(-num_mels // self.stem_stride[0])
+        for _ in range(num_halvings):
+            rows = -(-rows // 2)
+        return rows
+
 
 def _convolution(
     in_channels: int, out_channels: int, kernel: int, *, stride: int = 1, groups: int = 1
