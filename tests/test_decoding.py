@@ -1,5 +1,8 @@
 """Decoding: cached equals recomputed, batch equals singles, streamed equals whole, always legal."""
 
+from functools import partial
+from typing import Any
+
 import pytest
 import torch
 
@@ -82,7 +85,7 @@ def test_batch_equals_singles_and_codes_are_legal(stage, style):
 def test_streamed_equals_whole_and_keeps_what_is_known(stage, style, num_known):
     model, prefixes = make(stage, style)
     known = make_codes(model.layout, NUM_FRAMES, seed=9)[model.layout.target.name][:, :, :num_known]
-    options = {"sampling": SamplingConfig(), "known_target": known if num_known else None}
+    options: Any = {"sampling": SamplingConfig(), "known_target": known if num_known else None}
     whole = generate(model, prefixes, NUM_FRAMES, generators=generators(1, 2), **options)
     assert torch.equal(whole[:, :, :num_known], known)
     frames = generate_frames(model, prefixes, NUM_FRAMES, generators=generators(1, 2), **options)
@@ -143,13 +146,27 @@ def test_guidance_contrasts_with_absence(style):
 
 def test_misfits_are_refused():
     model, prefixes = make("coarse", "paper")
-    options = {"sampling": SamplingConfig()}
+    ask = partial(generate, model, sampling=SamplingConfig())
     with pytest.raises(PromptError, match="2 samples of 'conditioning' codes but 1 generators"):
-        generate(model, prefixes, 4, generators=generators(1), **options)
+        ask(prefixes, 4, generators=generators(1))
     with pytest.raises(PromptError, match="0 frames"):
-        generate(model, prefixes, 0, generators=generators(1, 2), **options)
+        ask(prefixes, 0, generators=generators(1, 2))
     with pytest.raises(ConfigError, match="reads 'conditioning' codes"):
-        generate(model, {}, 4, generators=generators(1, 2), **options)
+        ask({}, 4, generators=generators(1, 2))
     known = torch.zeros(2, 2, 6, dtype=torch.long)
     with pytest.raises(PromptError, match="6 known"):
-        generate(model, prefixes, 4, generators=generators(1, 2), known_target=known, **options)
+        ask(prefixes, 4, generators=generators(1, 2), known_target=known)
+
+
+@ALL_STYLES
+@torch.inference_mode()
+def test_memory_turned_for_decoding_changes_nothing(style):
+    model, prefixes = make("coarse", style)
+    codes = {**prefixes, "coarse": make_codes(model.layout, NUM_FRAMES)["coarse"]}
+    before, state = (
+        model.target_states(codes),
+        {k: v.clone() for k, v in model.state_dict().items()},
+    )
+    model.prepare_for_decoding()
+    torch.testing.assert_close(model.target_states(codes), before, atol=1e-5, rtol=1e-5)
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())

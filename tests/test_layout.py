@@ -77,7 +77,8 @@ def target(spec=FINE):
 
 
 def prefix(spec=COARSE, **changes):
-    return Segment(**{"spec": spec, "role": "prefix", "pattern": "sum", **changes})
+    fields = {"spec": spec, "role": "prefix", "pattern": "sum", **changes}
+    return Segment.model_validate(fields)
 
 
 @pytest.mark.parametrize(

@@ -130,8 +130,8 @@ def sample_codes(
         return logits.argmax(dim=-1)
     noise = torch.empty(logits.shape)
     for row, generator in zip(noise, generators, strict=True):
-        row.exponential_(generator=generator)
-    gumbel = noise.clamp_(min=1e-30).log_().neg_().to(logits.device, non_blocking=True)
+        row.uniform_(generator=generator)  # far cheaper here than exponential_
+    gumbel = noise.log_().neg_().log_().neg_().to(logits.device, non_blocking=True)
     return torch.add(gumbel, logits, alpha=1 / sampling.temperature).argmax(dim=-1)
 
 
