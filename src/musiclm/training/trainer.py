@@ -39,8 +39,8 @@ class TrainerConfig(Config):
     """Optimizer updates of the whole run; the learning-rate schedule spans them."""
     microbatches: int = Field(default=1, gt=0)
     """Batches whose gradients are averaged for one update."""
-    use_bf16: bool = True
-    """Forward passes in bfloat16 autocast on a GPU; a CPU computes in float32 whatever it says."""
+    use_bf16: bool | None = None
+    """Forward passes in bfloat16 autocast; None means on a GPU only (many CPUs lack bfloat16)."""
     ema_decay: float = Field(default=0.999, ge=0, lt=1)
     """Decay of the average of the weights that is validated and exported; 0 for none."""
     log_every: int = Field(default=20, gt=0)
@@ -293,7 +293,7 @@ class _Loop:
 
     def _autocast(self) -> torch.autocast:
         kind = self.runtime.device.type
-        is_on = self.config.use_bf16 and kind == "cuda"
+        is_on = kind == "cuda" if self.config.use_bf16 is None else self.config.use_bf16
         return torch.autocast(kind, dtype=torch.bfloat16, enabled=is_on)
 
 

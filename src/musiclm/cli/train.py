@@ -1,0 +1,55 @@
+"""`musiclm train`: one component of a recipe, on a corpus or a token store."""
+
+from pathlib import Path
+from typing import Literal
+
+import tyro
+from rich.console import Console
+
+from musiclm.core.runtime import RandomStreams, Runtime
+from musiclm.recipes.registry import load_recipe
+from musiclm.training.trainer import LAST_NAME
+from musiclm.training.trainer import train as run_training
+
+Component = Literal["codec", "semantic", "mulan", "semantic-stage", "coarse-stage", "fine-stage"]
+
+
+def train(  # noqa: PLR0913  (each is an option of the command)
+    component: tyro.conf.Positional[Component],
+    corpus: tyro.conf.Positional[Path],
+    *,
+    recipe: Literal["tiny", "mini", "paper"] = "mini",
+    run_folder: Path,
+    model: Path | None = None,
+    num_steps: int | None = None,
+    max_minutes: float | None = None,
+    device: str = "auto",
+) -> None:
+    """Train one component; the same command goes on where an earlier one stopped.
+
+    Args:
+        component: What to train.
+        corpus: A corpus (`musiclm prepare`); for the stages, a token store (`musiclm tokenize`).
+        recipe: Sizes, losses and schedule: tiny, mini or paper.
+        run_folder: Where checkpoints, metrics, samples and weights go.
+        model: The folder with the parts trained before; stages that read conditioning need it.
+        num_steps: Updates of the whole run; the recipe's number by default.
+        max_minutes: Stop cleanly after this time; 0 for no limit.
+        device: auto, cpu or cuda.
+    """
+    run = load_recipe(recipe).component(component)
+    changes = {"num_steps": num_steps, "max_minutes": max_minutes}
+    given = {name: value for name, value in changes.items() if value is not None}
+    config = type(run.trainer).model_validate(run.trainer.model_dump() | given)
+    with RandomStreams(config.seed).layers_draw_from("init", component):
+        task = run.task(model)
+    result = run_training(
+        task, run.source(corpus), config, run_folder, runtime=Runtime.choose(device)
+    )
+    console = Console(stderr=True)
+    figures = ", ".join(f"{name} {value:.4g}" for name, value in result.validation.items())
+    state = "finished" if result.is_finished else "stopped; the same command goes on"
+    console.print(f"{component}: {result.step}/{config.num_steps} steps, {state}")
+    if figures:
+        console.print(f"validation: {figures}")
+    console.print(f"weights: {run_folder / LAST_NAME}")
