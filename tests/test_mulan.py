@@ -9,14 +9,18 @@ from torch.nn import functional
 
 from musiclm.audio.spectrogram import LogMel, LogMelConfig
 from musiclm.conditioning.audio_tower import AudioTowerConfig, SpecAugmentConfig
+from musiclm.conditioning.conditioner import Conditioner, ConditionerConfig
 from musiclm.conditioning.mulan import MuLan, MuLanConfig, collapsed_loss, contrastive_loss
 from musiclm.conditioning.resnet import ResNetConfig
 from musiclm.conditioning.text_tower import TextTowerConfig
+from musiclm.conditioning.tokenizer import ConditioningTokenizerConfig
 from musiclm.conditioning.word_pieces import SPECIAL_PIECES
 from musiclm.core.errors import DataError
 from musiclm.core.runtime import RandomStreams
 from musiclm.data.manifest import Caption, Clip, Corpus, Split, write_manifest
 from musiclm.data.pairs import LogMelStore, PairSource, PairSourceConfig
+from musiclm.quantization.residual import QuantizerConfig
+from musiclm.training.conditioner import embed_clip, embed_pairs, fit_conditioner
 from musiclm.training.task import OptimizerConfig, StepContext
 from musiclm.training.tasks.mulan import MuLanTask, MuLanTaskConfig
 
@@ -231,3 +235,31 @@ def test_training_tells_two_sounds_apart(mulan, source):
     assert figures["recall_at_1"] == 1.0
     assert figures["loss"] < 0.3 * collapsed_loss(4)
     assert figures["similarity_gain"] > 0.1
+
+
+def test_stored_log_mels_embed_as_the_audio_does(mulan, source):
+    clip = source.store.corpus.clips[0]
+    stored = embed_clip(mulan, source.store, clip)
+    audio = torch.from_numpy(tone(PITCHES["low"], 1))[None]
+    assert stored.shape == (6, 16)
+    with torch.no_grad():
+        expected = mulan.embed_windows(audio)[0]
+    assert (stored * expected).sum(dim=1).min() > 0.999
+
+
+def test_fitting_brings_codebooks_and_texts_to_the_audio(mulan, source):
+    quantizer = QuantizerConfig(num_quantizers=2, codebook_size=4, codebook_dim=16)
+    config = ConditionerConfig(
+        mulan=mulan.config,
+        tokenizer=ConditioningTokenizerConfig(quantizer=quantizer, num_levels=1),
+    )
+    conditioner = Conditioner(config).eval()
+    conditioner.mulan.load_state_dict(mulan.state_dict())
+    pairs = embed_pairs(mulan, [source.batch(step, 0) for step in range(3)])
+    assert pairs.audio.shape == pairs.text.shape == (12, 16)
+    fit = fit_conditioner(conditioner, source.store, pairs, seed=0)
+    assert fit.distortions[1] < fit.distortions[0] < 0.5
+    shift = pairs.audio.mean(dim=0) - pairs.text.mean(dim=0)
+    torch.testing.assert_close(conditioner.tokenizer.text_shift, shift)
+    with pytest.raises(DataError, match="no pairs"):
+        embed_pairs(mulan, [])

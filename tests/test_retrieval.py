@@ -3,7 +3,7 @@ import torch
 from torch.nn import functional
 
 from musiclm.core.runtime import RandomStreams
-from musiclm.evaluation.retrieval import ranks, retrieval, token_agreement
+from musiclm.evaluation.retrieval import agreement_report, ranks, retrieval, token_agreement
 
 
 def unit_vectors(count, dim=32, name="x"):
@@ -49,3 +49,16 @@ def test_agreement_by_level():
     audio = torch.tensor([[[1], [2]], [[3], [4]]])
     text = torch.tensor([[[1], [2]], [[3], [5]]])
     assert token_agreement(text, audio).tolist() == pytest.approx([1.0, 0.5])
+
+
+def test_levels_help_until_text_and_audio_part():
+    generator = RandomStreams(0).generator("codes")
+    audio = torch.randint(0, 16, (300, 4, 1), generator=generator)
+    text = torch.randint(0, 16, (300, 4, 1), generator=generator)
+    text[:, 0] = audio[:, 0]
+    text[::2, 1] = audio[::2, 1]
+    found = agreement_report(text, audio, generator=generator)
+    assert found.right[0] == 1.0
+    assert found.right == pytest.approx(token_agreement(text, audio).tolist())
+    assert found.shuffled[0] == pytest.approx(1 / 16, abs=0.01)
+    assert found.num_levels_that_help == 2

@@ -95,8 +95,13 @@ class AudioTower(nn.Module):
         if samples.shape[-1] < wanted:
             times = -(-wanted // max(samples.shape[-1], 1))
             samples = samples.repeat(1, times)[:, :wanted]
-        log_mel = self.log_mel(samples)
-        windows = log_mel.unfold(2, config.window_frames, config.stride_frames)
+        return self.cut(self.log_mel(samples))
+
+    def cut(
+        self, log_mel: Float[Tensor, "batch mels frames"]
+    ) -> Float[Tensor, "batch windows mels window_frames"]:
+        """The windows of a whole log-mel, which holds at least one."""
+        windows = log_mel.unfold(2, self.config.window_frames, self.config.stride_frames)
         return windows.transpose(1, 2)
 
     def forward(

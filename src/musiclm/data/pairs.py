@@ -62,13 +62,21 @@ class LogMelStore:
             place: Where, from 0 (its start) to 1 (as late as the crop fits).
             num_frames: Length of the crop.
         """
+        whole = self._whole(clip)
+        start = int(place * max(len(whole) - num_frames, 0))
+        rows = np.arange(start, start + num_frames) % len(whole)
+        return torch.from_numpy(np.ascontiguousarray(whole[rows].T)).float()
+
+    def whole(self, clip: Clip, *, least_frames: int = 1) -> Float[Tensor, "mels frames"]:
+        """The log-mel of a whole clip, repeated if it has fewer than `least_frames`."""
+        return self.crop(clip, 0.0, max(len(self._whole(clip)), least_frames))
+
+    def _whole(self, clip: Clip) -> NDArray[np.float16]:
         self.add(clip)
         whole: NDArray[np.float16] = np.load(self._path(clip), mmap_mode="r")
         if not len(whole):
             raise DataError(f"Clip {clip.clip_id} is shorter than one frame. Remove it.")
-        start = int(place * max(len(whole) - num_frames, 0))
-        rows = np.arange(start, start + num_frames) % len(whole)
-        return torch.from_numpy(np.ascontiguousarray(whole[rows].T)).float()
+        return whole
 
     def _path(self, clip: Clip) -> Path:
         return self.folder / f"{clip.clip_id.replace(os.sep, '_')}.npy"

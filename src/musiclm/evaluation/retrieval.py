@@ -38,6 +38,29 @@ class RetrievalReport:
     num_pairs: int
 
 
+@dataclass(frozen=True)
+class AgreementReport:
+    """How often text and audio get the same code, by level.
+
+    Attributes:
+        right: Share of right pairs with the same code.
+        shuffled: Share of wrong pairs with the same code: what chance gives.
+        gain: Their difference.
+    """
+
+    right: tuple[float, ...]
+    shuffled: tuple[float, ...]
+    gain: tuple[Estimate, ...]
+
+    @property
+    def num_levels_that_help(self) -> int:
+        """Levels before the first whose gain may be zero (95 % interval); at least one."""
+        for level, gain in enumerate(self.gain):
+            if gain.low <= 0:
+                return max(level, 1)
+        return len(self.gain)
+
+
 def ranks(
     text: Float[Tensor, "pairs dim"], audio: Float[Tensor, "pairs dim"]
 ) -> Int[Tensor, " pairs"]:
@@ -84,6 +107,30 @@ def token_agreement(
 ) -> Float[Tensor, " quantizers"]:
     """Share of pairs whose text and audio get the same code, by level."""
     return (text_codes == audio_codes).double().mean(dim=(0, 2))
+
+
+def agreement_report(
+    text_codes: Int[Tensor, "batch quantizers frames"],
+    audio_codes: Int[Tensor, "batch quantizers frames"],
+    *,
+    generator: torch.Generator,
+    num_resamples: int = 1000,
+) -> AgreementReport:
+    """Token agreement of right pairs beside that of all wrong pairs, with bootstrap intervals."""
+    text, audio = text_codes.cpu(), audio_codes.cpu()
+    count = len(text)
+    rows = torch.randint(0, count, (num_resamples, count), generator=generator)
+    right: list[float] = []
+    shuffled: list[float] = []
+    gain: list[Estimate] = []
+    for level in range(text.shape[1]):
+        same = (text[:, None, level] == audio[None, :, level]).double().mean(dim=2)
+        own = same.diagonal()
+        others = (same.sum(dim=1) - own) / max(count - 1, 1)
+        right.append(float(own.mean()))
+        shuffled.append(float(others.mean()))
+        gain.append(_mean_estimate(own - others, rows))
+    return AgreementReport(tuple(right), tuple(shuffled), tuple(gain))
 
 
 def _mean_estimate(values: Tensor, rows: Tensor) -> Estimate:
