@@ -74,8 +74,7 @@ def test_chance_is_the_mean_over_permuted_leads():
     heard = generator.choice(["flute", "piano", "harp"], 30).tolist()
     agreement = instrument_agreement(leads, probabilities(*heard), MTT_TAGS)
     permuted = [
-        np.mean([one == other for one, other in zip(generator.permutation(leads), heard, strict=1)])
-        for _ in range(3000)
+        np.mean(generator.permutation(np.array(leads)) == np.array(heard)) for _ in range(3000)
     ]
     assert agreement.chance == pytest.approx(np.mean(permuted), abs=0.01)
     assert agreement.times_chance == pytest.approx(agreement.rate / agreement.chance)

@@ -25,6 +25,7 @@ def random_checkpoint(model: MusicNN, seed: int = 0) -> dict[str, np.ndarray]:
     """Variables as TensorFlow would name and shape them, with random values."""
     generator = np.random.default_rng(seed)
     tensors: dict[str, np.ndarray] = {}
+    num_features = 0
     counts = {"conv2d": 0, "batch_normalization": 0, "dense": 0}
     order = [model.input_norm, *model.frontend, *model.midend]
     layers = [layer for block in order for layer in block.modules()]
@@ -34,7 +35,7 @@ def random_checkpoint(model: MusicNN, seed: int = 0) -> dict[str, np.ndarray]:
         elif isinstance(layer, nn.Linear):
             kind, kernel = "dense", tuple(layer.weight.T.shape)
         elif isinstance(layer, (nn.BatchNorm1d, nn.BatchNorm2d)):
-            kind, kernel = "batch_normalization", ()
+            kind, kernel, num_features = "batch_normalization", (), layer.num_features
         else:
             continue
         name = kind + (f"_{counts[kind]}" if counts[kind] else "")
@@ -44,7 +45,7 @@ def random_checkpoint(model: MusicNN, seed: int = 0) -> dict[str, np.ndarray]:
             tensors[f"{name}/bias"] = generator.standard_normal(kernel[-1])
         else:
             for variable in ("gamma", "beta", "moving_mean", "moving_variance"):
-                tensors[f"{name}/{variable}"] = generator.random(layer.num_features) + 0.5
+                tensors[f"{name}/{variable}"] = generator.random(num_features) + 0.5
     return {name: value.astype(np.float32) for name, value in tensors.items()}
 
 

@@ -1,6 +1,7 @@
 """Writes tiny TensorFlow checkpoints by hand, to test their reader without TensorFlow."""
 
 import struct
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -15,7 +16,7 @@ def varint(value: int) -> bytes:
     return out + bytes([value])
 
 
-def message(fields: list[tuple[int, int | bytes]]) -> bytes:
+def message(fields: Sequence[tuple[int, int | bytes]]) -> bytes:
     out = b""
     for number, value in fields:
         if isinstance(value, int):

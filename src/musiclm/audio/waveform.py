@@ -1,5 +1,6 @@
 """Waveform: samples and their rate as one value; reading, writing, resampling, loudness."""
 
+import errno
 import math
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from musiclm.core.errors import AudioError
 from musiclm.core.files import written_whole
 
 _MAX_SECONDS = 6 * 3600
+_MAX_SAMPLE = 1e6  # far above 16-bit integers stored as floats; beyond it the file is broken
 
 
 @dataclass(frozen=True)
@@ -62,12 +64,14 @@ class Waveform:
         """Reads a file, mixes it to mono and resamples it when a rate is given.
 
         Raises:
-            AudioError: The file is missing, unreadable, empty, or holds NaN or infinite samples.
+            AudioError: The file is missing, unreadable, empty, holds NaN, infinite or absurd
+                samples, or the piece asked for is not in it.
         """
         path = Path(path)
-        if not path.is_file():
-            raise AudioError(f"No audio file at {path}. Check the name.")
+        _check_piece(start_seconds, duration_seconds)
         try:
+            if not path.is_file():
+                raise AudioError(f"No audio file at {path}. Check the name.")
             with soundfile.SoundFile(path) as file:
                 rate = file.samplerate
                 file.seek(min(int(start_seconds * rate), max(file.frames, 0)))
@@ -77,14 +81,16 @@ class Waveform:
                         f"{path} is longer than {_MAX_SECONDS // 3600} h. Cut it first."
                     )
                 data = file.read(frames, dtype="float32", always_2d=True)
-        except (soundfile.LibsndfileError, OSError, ValueError) as error:
+        except (soundfile.LibsndfileError, OSError, TypeError, ValueError) as error:
+            # A headerless .raw file is the TypeError: soundfile wants its rate as an argument.
             raise AudioError(
                 f"Cannot read {path} as audio ({error}). Give WAV, FLAC, OGG or MP3."
             ) from error
         if data.shape[0] == 0:
-            raise AudioError(f"{path} holds no audio (0 samples). Give a longer file.")
-        if not np.isfinite(data).all():
-            raise AudioError(f"{path} holds NaN or infinite samples. Export it again.")
+            where = f" from {start_seconds:g} s on" if start_seconds else ""
+            raise AudioError(f"{path} holds no audio{where} (0 samples). Give a longer file.")
+        if not np.abs(data).max() < _MAX_SAMPLE:
+            raise AudioError(f"{path} holds NaN, infinite or absurd samples. Export it again.")
         waveform = cls(torch.from_numpy(np.ascontiguousarray(data.mean(axis=1))), rate)
         return waveform if sample_rate_hz is None else waveform.resampled(sample_rate_hz)
 
@@ -106,10 +112,19 @@ class Waveform:
             soundfile.write(temporary, data, self.sample_rate_hz, subtype=subtype)
 
     def resampled(self, sample_rate_hz: int) -> "Waveform":
-        """The same audio at another rate (soxr, high quality)."""
+        """The same audio at another rate (soxr, high quality).
+
+        Raises:
+            AudioError: Nothing is left: the audio is shorter than one sample of the new rate.
+        """
         if sample_rate_hz == self.sample_rate_hz:
             return self
         data = soxr.resample(self.samples.cpu().numpy(), self.sample_rate_hz, sample_rate_hz)
+        if data.shape[0] == 0:
+            raise AudioError(
+                f"{self.num_samples} samples at {self.sample_rate_hz} Hz are less than one at "
+                f"{sample_rate_hz} Hz. Give longer audio."
+            )
         return Waveform(torch.from_numpy(np.ascontiguousarray(data)), sample_rate_hz)
 
     def crop(self, start_samples: int, num_samples: int) -> "Waveform":
@@ -139,10 +154,17 @@ class Waveform:
         return Waveform(self.samples * gain, self.sample_rate_hz).peak_normalised()
 
 
+def _check_piece(start_seconds: float, duration_seconds: float | None) -> None:
+    if not 0 <= start_seconds < math.inf:
+        raise AudioError(f"The piece starts at {start_seconds} s; give 0 or a later second.")
+    if duration_seconds is not None and not 0 < duration_seconds < math.inf:
+        raise AudioError(f"The piece is {duration_seconds} s long; give more than 0 s.")
+
+
 @contextmanager
 def _disk_errors() -> Generator[None, None, None]:
     """Libsndfile reports a full disk as its own error; hand it on as the system's."""
     try:
         yield
     except soundfile.LibsndfileError as error:
-        raise OSError(28, str(error)) from error
+        raise OSError(errno.ENOSPC, str(error).rstrip(". ")) from error

@@ -2,9 +2,11 @@
 
 Storage kinds: `float32` keeps training exact; `float16` halves it; `int8` keeps matrices as
 8-bit integers with one float32 scale a row (absolute maximum / 127) and the rest as float16.
+A tensor too large for float16 stays as it is.
 Everything comes back as float32.
 """
 
+import errno
 import hashlib
 from pathlib import Path
 from typing import Literal
@@ -32,7 +34,8 @@ def _pack(name: str, tensor: Tensor, storage: Storage) -> dict[str, Tensor]:
             name: (tensor.float() / scale).round().to(torch.int8),
             name + _SCALE_SUFFIX: scale.squeeze(1),
         }
-    return {name: tensor.half()}
+    half = tensor.half()
+    return {name: half if bool(half.isfinite().all()) else tensor.clone()}
 
 
 def _unpack(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -57,7 +60,10 @@ def save_weights(
         tensors.update(_pack(name, tensor, storage))
     metadata = {"format_version": str(FORMAT_VERSION), "config": config_json}
     with written_whole(path) as temporary:
-        save_file(tensors, temporary, metadata=metadata)
+        try:
+            save_file(tensors, temporary, metadata=metadata)
+        except SafetensorError as error:  # how safetensors reports a full disk
+            raise OSError(errno.ENOSPC, str(error)) from error
 
 
 def read_config_json(path: Path) -> str:

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -69,12 +70,24 @@ class Runtime:
         has_cuda = torch.cuda.is_available()  # noqa: TID251  (the one place that asks)
         if device == "auto":
             device = "cuda" if has_cuda else "cpu"
-        if not (device == "cpu" or device == "cuda" or device.startswith("cuda:")):
+        if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
             raise ConfigError(f"Device {device!r} is unknown. Choose auto, cpu, cuda or cuda:N.")
         if device != "cpu" and not has_cuda:
             raise ConfigError(f"Device {device!r} was asked for but no GPU is visible. Use cpu.")
-        threads = num_threads or len(os.sched_getaffinity(0))
+        if ":" in device and int(device[5:]) >= torch.cuda.device_count():
+            raise ConfigError(
+                f"Device {device!r} was asked for but there are {torch.cuda.device_count()} GPUs, "
+                "counted from 0."
+            )
+        threads = _usable_cpus() if num_threads is None else num_threads
         if threads < 1:
             raise ConfigError(f"num_threads is {threads}; it must be at least 1.")
         torch.set_num_threads(threads)
         return cls(torch.device(device), threads)
+
+
+def _usable_cpus() -> int:
+    """CPUs this process may run on; not every system can say, some only how many there are."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
