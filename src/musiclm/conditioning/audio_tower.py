@@ -77,7 +77,10 @@ class AudioTower(nn.Module):
         self.log_mel = LogMel(config.log_mel)
         self.norm = nn.BatchNorm1d(config.log_mel.num_mels)
         # Channels last is twice as fast on a CPU and never slower on a GPU.
-        self.resnet = ResNet(config.resnet).to(memory_format=torch.channels_last)
+        self.resnet = ResNet(config.resnet)
+        for weight in self.resnet.parameters():
+            if weight.ndim == 4:
+                weight.data = weight.data.contiguous(memory_format=torch.channels_last)
         rows = config.resnet.out_mels(config.log_mel.num_mels)
         features = config.resnet.out_channels * rows
         self.projection = nn.Linear(2 * features, config.embedding_dim)
