@@ -1,11 +1,15 @@
 """Small stages of every kind for tests."""
 
+from typing import Literal
+
 import torch
 
 from musiclm.layers.transformer import TransformerConfig
 from musiclm.stages.language_model import StageConfig, StageModel
 from musiclm.stages.layout import LayoutStyle, coarse_layout, fine_layout, semantic_layout
 from musiclm.tokens.spec import TokenSpec
+
+Positions = Literal["rotary", "relative_bias"]
 
 SIZE = 20
 CONDITIONING = TokenSpec(name="conditioning", num_quantizers=3, codebook_size=SIZE, frame_rate_hz=0)
@@ -34,7 +38,7 @@ def make_layout(stage, style):
     return fine_layout(COARSE, FINE, style)
 
 
-def make_config(layout, positions="rotary", **changes):
+def make_config(layout, positions: Positions = "rotary", **changes):
     """A stage of two layers."""
     transformer = TransformerConfig(
         dim=32,
@@ -47,7 +51,7 @@ def make_config(layout, positions="rotary", **changes):
     return StageConfig(layout=layout, transformer=transformer, window_seconds=1, **changes)
 
 
-def make_model(layout, positions="rotary", seed=0):
+def make_model(layout, positions: Positions = "rotary", seed=0):
     """A random stage in eval mode, with logits far enough apart to have clear winners."""
     generator = torch.Generator().manual_seed(seed)
     model = StageModel(make_config(layout, positions), generator=generator).eval()
