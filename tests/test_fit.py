@@ -4,21 +4,14 @@ import pytest
 import torch
 
 from musiclm.audio.spectrogram import LogMelConfig
-from musiclm.conditioning.audio_tower import AudioTowerConfig, SpecAugmentConfig
-from musiclm.conditioning.mulan import MuLan, MuLanConfig
-from musiclm.conditioning.resnet import ResNetConfig
-from musiclm.conditioning.text_tower import TextTowerConfig
-from musiclm.conditioning.tokenizer import ConditioningTokenizerConfig
-from musiclm.conditioning.word_pieces import SPECIAL_PIECES
 from musiclm.core.errors import DataError
 from musiclm.core.runtime import RandomStreams, Runtime
-from musiclm.data.manifest import Caption, Clip
 from musiclm.layers.conformer import ConformerConfig
 from musiclm.quantization.residual import QuantizerConfig, ResidualVectorQuantizer
 from musiclm.semantic.tokenizer import SemanticTokenizerConfig
 from musiclm.semantic.w2v_bert import W2vBert, W2vBertConfig
 from musiclm.training.fit import fit_kmeans, fit_residual_quantizer
-from musiclm.training.fit_tokenizers import FitConfig, fit_conditioner, fit_semantic_tokenizer
+from musiclm.training.semantic_tokenizer import SemanticFitConfig, fit_semantic_tokenizer
 from musiclm.training.task import Batch
 
 RUNTIME = Runtime(torch.device("cpu"), 1)
@@ -103,27 +96,12 @@ def test_fewer_embeddings_than_codes_are_kept_exactly():
 
 
 class NoiseSource:
-    """Noise whose loudness changes, with clips that have one caption to use and one to leave."""
-
-    has_captions = True
+    """Noise whose loudness changes."""
 
     def batch(self, step: int, microbatch: int) -> Batch:
         generator = RandomStreams(7).generator("noise", step, microbatch)
         loud = torch.rand(4, 20, generator=generator).repeat_interleave(1200, dim=1)
-        captions = (
-            Caption(text="loud noise", kind="sentence"),
-            Caption(text="wild", kind="prose", is_held_out=True),
-        )
-        clip = Clip(
-            clip_id="a",
-            path="a.wav",
-            duration_seconds=1.0,
-            sample_rate_hz=24_000,
-            split="train",
-            captions=captions if self.has_captions else captions[1:],
-        )
-        samples = torch.randn(4, 24_000, generator=generator) * loud
-        return {"samples": samples, "clips": [clip] * 4}
+        return {"samples": torch.randn(4, 24_000, generator=generator) * loud}
 
     def validation_batches(self) -> list[Batch]:
         return []
@@ -145,7 +123,7 @@ def test_a_semantic_tokenizer_is_fitted_on_its_own_standardised_features():
     )
     with RandomStreams(0).layers_draw_from("init"):
         model = W2vBert(config.w2v_bert)
-    source, settings = NoiseSource(), FitConfig(num_batches=6, max_vectors=300)
+    source, settings = NoiseSource(), SemanticFitConfig(num_batches=6, max_vectors=300)
     fit = fit_semantic_tokenizer(model, config, source, settings, runtime=RUNTIME)
     again = fit_semantic_tokenizer(model, config, source, settings, runtime=RUNTIME)
     assert fit.num_frames == 300
@@ -155,42 +133,3 @@ def test_a_semantic_tokenizer_is_fitted_on_its_own_standardised_features():
     assert len(codes.unique()) > 6
     assert fit.kmeans.perplexity > 6
     assert 0 < fit.kmeans.distortion < 0.9
-
-
-def test_a_conditioner_is_fitted_on_audio_and_learns_where_text_lies():
-    audio = AudioTowerConfig(
-        log_mel=MEL,
-        window_frames=50,
-        stride_frames=25,
-        resnet=ResNetConfig(stem_width=8, stage_widths=(8,), stage_blocks=(1,)),
-        embedding_dim=6,
-        spec_augment=SpecAugmentConfig(max_frames=5, max_mels=1),
-    )
-    text = TextTowerConfig(
-        vocabulary=(*SPECIAL_PIECES, "loud", "noise"),
-        hidden_dim=16,
-        num_layers=1,
-        num_heads=2,
-        feedforward_dim=16,
-        max_positions=8,
-        embedding_dim=6,
-    )
-    with RandomStreams(0).layers_draw_from("init"):
-        mulan = MuLan(MuLanConfig(audio=audio, text=text))
-    config = ConditioningTokenizerConfig(quantizer=quantizer(8).config, num_levels=2)
-    source, settings = NoiseSource(), FitConfig(num_batches=8)
-    fit = fit_conditioner(mulan, config, source, settings, runtime=RUNTIME)
-    assert fit.num_crops == 32
-    assert len(fit.agreement) == 4
-    assert all(
-        b < a
-        for a, b in zip((1.0, *fit.residual.distortions), fit.residual.distortions, strict=False)
-    )
-    codes = fit.conditioner.tokenize(source.batch(0, 0)["samples"])
-    assert codes.shape == (4, 2, 1)
-    mean = torch.cat([mulan.eval().embed_audio(source.batch(i, 0)["samples"]) for i in range(8)])
-    moved = mulan.embed_text(["loud noise"])[0] + fit.conditioner.tokenizer.text_shift
-    assert torch.allclose(moved, mean.mean(dim=0), atol=1e-5)
-    source.has_captions = False
-    with pytest.raises(DataError, match="caption"):
-        fit_conditioner(mulan, config, source, settings, runtime=RUNTIME)

@@ -22,7 +22,11 @@ VERBS: dict[str, tuple[str, dict[str, str], str]] = {
     ),
     "tokenize": ("musiclm.cli.tokenize", {"": "tokenize"}, "a corpus to token shards"),
     "train": ("musiclm.cli.train", {"": "train"}, "train one component"),
-    "fit": ("musiclm.cli.fit", {"": "fit"}, "fit k-means or the MuLan quantizer"),
+    "fit": (
+        "musiclm.cli.fit",
+        {"semantic": "fit_semantic", "mulan": "fit_mulan"},
+        "fit k-means or the MuLan quantizer",
+    ),
     "evaluate": ("musiclm.cli.evaluate", {"": "evaluate"}, "score a model or a folder of audio"),
     "doctor": ("musiclm.cli.doctor", {"": "doctor"}, "what a recipe builds, and what is installed"),
 }
