@@ -5,6 +5,7 @@ import json
 import logging
 import math
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +130,12 @@ def run(folder: Path, task: TinyTask | None = None, **changes) -> tuple[TinyTask
     )
 
 
+class SlowSource(TinySource):
+    def batch(self, step: int, microbatch: int) -> Batch:
+        time.sleep(0.01)
+        return super().batch(step, microbatch)
+
+
 class StoppingSource(TinySource):
     """Fails as a killed machine does, in the middle of a run."""
 
@@ -221,6 +228,18 @@ def test_the_time_budget_stops_cleanly_and_the_same_call_goes_on(tmp_path):
     _, first = run(tmp_path / "parts", max_minutes=1e-9)
     assert not first.is_finished
     assert first.step == 0
+    settings = config(max_minutes=0.15 / 60)
+    middle = train(
+        TinyTask(),
+        SlowSource(),
+        settings,
+        tmp_path / "parts",
+        runtime=RUNTIME,
+        show_progress=False,
+    )
+    assert 0 < middle.step < 12
+    state = json.loads((tmp_path / "parts" / "checkpoint" / "state.json").read_text())
+    assert state["step"] == middle.step
     parts, second = run(tmp_path / "parts")
     whole, _ = run(tmp_path / "whole")
     assert second.is_finished

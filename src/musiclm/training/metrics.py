@@ -27,15 +27,16 @@ def mean_of(rows: list[Mapping[str, float]]) -> dict[str, float]:
 
 
 def to_floats(rows: list[Figures]) -> list[dict[str, float]]:
-    """Figures as numbers, with one transfer from the device for all of them."""
-    tensors = [value for row in rows for value in row.values() if isinstance(value, Tensor)]
-    numbers: list[float] = []
-    if tensors:
-        numbers = torch.stack([t.detach().double().reshape(()) for t in tensors]).cpu().tolist()
-    fetched = iter(numbers)
+    """Figures as numbers, with one transfer from each device for all of them."""
+    by_device: dict[torch.device, list[Tensor]] = {}
+    for row in rows:
+        for value in row.values():
+            if isinstance(value, Tensor):
+                by_device.setdefault(value.device, []).append(value.detach().double().reshape(()))
+    numbers = {device: iter(torch.stack(tensors).tolist()) for device, tensors in by_device.items()}
     return [
         {
-            name: next(fetched) if isinstance(value, Tensor) else float(value)
+            name: next(numbers[value.device]) if isinstance(value, Tensor) else float(value)
             for name, value in row.items()
         }
         for row in rows

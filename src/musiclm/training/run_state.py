@@ -64,7 +64,13 @@ class RunState:
             name: build_adamw(config, parameters)
             for name, (config, parameters) in task.optimizers.items()
         }
-        return cls(task, optimizers, WeightAverage(task.model, ema_decay) if ema_decay else None)
+        average = WeightAverage(task.model, ema_decay) if ema_decay else None
+        state = cls(task, optimizers, average)
+        known = state._names()
+        for name, optimizer in optimizers.items():
+            parameters = [p for group in optimizer.param_groups for p in group["params"]]
+            assert all(p in known for p in parameters), f"{name!r}: not all in trained_modules"
+        return state
 
     def save(self, run_folder: Path) -> None:
         """Writes the checkpoint beside the old one, then takes its place."""

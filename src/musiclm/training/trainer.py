@@ -84,9 +84,10 @@ def train(
 ) -> TrainResult:
     """Trains a task, or goes on where the run folder's checkpoint stands.
 
-    A resumed run equals an unbroken one bit for bit on the same machine: batches are a function of
-    the step, every draw comes from a stream named after the step, and the checkpoint holds modules,
-    optimizers and the average. What a task keeps outside its modules is not resumed.
+    A resumed run equals an unbroken one, bit for bit where the device's kernels are deterministic
+    (a CPU's are): batches are a function of the step, every draw comes from a stream named after
+    the step, and the checkpoint holds modules, optimizers and the average. What a task keeps
+    outside its modules is not resumed.
 
     The run folder holds `config.json`, `metrics.jsonl`, `events/` (TensorBoard), `checkpoint/`,
     `samples/STEP/NAME.wav`, `last.safetensors` and `best.safetensors`: the weights of `task.model`
@@ -119,11 +120,13 @@ def train(
         prefetcher,
         progress_bar(show_progress, run_folder.name, config.num_steps, state.step) as report,
     ):
-        while state.step < config.num_steps and not clock.is_up:
+        is_time_up = clock.is_up
+        while state.step < config.num_steps and not is_time_up:
             # Every step: one update of each optimizer.
             figures = loop.update(prefetcher.microbatches(state.step, state.attempt))
             log.add(state.step, figures)
-            is_last = state.step == config.num_steps or clock.is_up
+            is_time_up = clock.is_up
+            is_last = is_time_up or state.step == config.num_steps
             is_validation = is_last or state.step % config.validate_every == 0
             is_checkpoint = is_last or state.step % config.checkpoint_every == 0
             if not (is_validation or is_checkpoint or state.step % config.log_every == 0):
@@ -260,8 +263,8 @@ class _Loop:
         for module, was_training in zip(modules, were_training, strict=True):
             module.training = was_training
         means = mean_of(list(rows))
-        loss = means.get("loss")
-        if loss is not None and loss < (self.state.best_loss or float("inf")):
+        loss, best = means.get("loss"), self.state.best_loss
+        if loss is not None and (best is None or loss < best):
             self.state.best_loss = loss
             self.save_weights(BEST_NAME)
         return means
