@@ -93,7 +93,10 @@ class CaptionSimilarity:
 
 @dataclass(frozen=True)
 class GenerationReport:
-    """The figures of one evaluation; mappings are by row: generated, real audio, treatments."""
+    """The figures of one evaluation; mappings are by row: generated, real audio, treatments.
+
+    `fad` is empty with too few windows for a covariance: 67 clips of 10 s are enough for MusicNN.
+    """
 
     num_clips: int
     clip_seconds: float
@@ -114,6 +117,11 @@ class _Analysis:
     tag_probabilities: Float[np.ndarray, "clips tags"]
     joint: Float[Tensor, "clips joint_dim"] | None
 
+    @property
+    def has_covariance(self) -> bool:
+        """Whether there are enough windows for FAD."""
+        return self.embeddings.shape[0] > self.embeddings.shape[1]
+
 
 def evaluate_generations(
     plan: EvaluationPlan,
@@ -133,7 +141,7 @@ def evaluate_generations(
         on_progress: Told the row, the clips done and the clips in all.
 
     Raises:
-        DataError: The clips are not as many as planned, or too few windows for FAD.
+        DataError: The clips are not as many as planned, or the corpus is another one.
         AudioError: A clip is unreadable or too short to judge.
     """
 
@@ -146,13 +154,16 @@ def evaluate_generations(
         FLOOR: analyse(FLOOR, asked_audio()),
     }
     reference = analyse("reference", _real_audio(corpus, plan.reference, plan.clip_seconds)())
-    fad = {
-        name: frechet_audio_distance(row.embeddings, reference.embeddings)
-        for name, row in rows.items()
-    }
-    for name, treatment in judges.treatments.items():
-        treated = analyse(name, (treatment(clip) for clip in asked_audio()))
-        fad[name] = frechet_audio_distance(treated.embeddings, reference.embeddings)
+    fad: dict[str, float] = {}
+    if reference.has_covariance and all(row.has_covariance for row in rows.values()):
+        treated = {
+            name: analyse(name, map(treatment, asked_audio()))
+            for name, treatment in judges.treatments.items()
+        }
+        fad = {
+            name: frechet_audio_distance(row.embeddings, reference.embeddings)
+            for name, row in {**rows, **treated}.items()
+        }
     leads = [clip.lead for clip in plan.asked]
     return GenerationReport(
         num_clips=len(plan.asked),

@@ -1,0 +1,220 @@
+"""`musiclm evaluate`: clips from held-out captions, scored; the figures of the model card."""
+
+import json
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+import tyro
+from jaxtyping import Float
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from torch import Tensor
+
+from musiclm.audio.waveform import Waveform
+from musiclm.conditioning.mulan import MuLan
+from musiclm.core.errors import DataError
+from musiclm.core.files import write_text_whole
+from musiclm.core.runtime import Runtime
+from musiclm.data.manifest import Corpus
+from musiclm.evaluation.musicnn import MusicNN
+from musiclm.evaluation.plan import PLAN_NAME, EvaluationPlan, plan_evaluation, read_plan
+from musiclm.evaluation.suite import (
+    GenerationReport,
+    Judges,
+    Treatment,
+    evaluate_generations,
+    noise_treatment,
+)
+from musiclm.generation.musiclm import MusicLM
+from musiclm.generation.prompt import GenerationSettings
+from musiclm.generation.record import GenerationRecord
+
+Report = Callable[[str, int, int], None]
+
+
+def evaluate(  # noqa: PLR0913  (each is an option of the command)
+    source: tyro.conf.Positional[str | None] = None,
+    *,
+    corpus: Path,
+    report: Path = Path("evaluation.json"),
+    clips: Path | None = None,
+    judge: str | None = None,
+    num_clips: int = 200,
+    batch: int = 8,
+    seed: int = 0,
+    device: str = "auto",
+) -> None:
+    """Score a model: clips of 10 s from held-out captions against held-out audio.
+
+    Stopped and started again, it goes on where it was.
+
+    Args:
+        source: A model folder or hub id (the bundled model by default), or a folder of clips that
+            an earlier run made, which is then only scored.
+        corpus: The corpus whose test split is asked for and compared with.
+        report: The .json file to write.
+        clips: Where generated clips are kept; by default a folder beside the report.
+        judge: The model whose MuLan compares captions and clips; the scored model by default.
+        num_clips: How many captions.
+        batch: Clips generated at once.
+        seed: Chooses captions and pieces.
+        device: auto, cpu or cuda.
+    """
+    if num_clips < 2 or batch < 1:
+        raise DataError(f"{num_clips} clips, {batch} at once; at least 2 and 1 are needed.")
+    tagger = MusicNN.from_pretrained().to(Runtime.choose(device).device)
+    opened = Corpus.open(corpus)
+    if source is not None and (Path(source) / PLAN_NAME).is_file():
+        folder = Path(source)
+        plan = read_plan(folder)
+        judging = MusicLM.from_pretrained(judge, device=device) if judge else None
+    else:
+        folder = clips or report.with_name(f"{report.stem}-clips")
+        plan = plan_evaluation(opened, num_clips=num_clips, seed=seed)
+        plan.write(folder)
+        musiclm = MusicLM.from_pretrained(source, device=device)
+        with progress_bar() as say:
+            generate_missing(musiclm, plan, folder, batch=batch, say=say)
+        judging = MusicLM.from_pretrained(judge, device=device) if judge else musiclm
+    treatments: dict[str, Treatment] = {"noise at 0 dB": noise_treatment(0.0, seed)}
+    if judging is not None:
+        treatments["codec"] = codec_treatment(judging)
+    judges = Judges(tagger, MuLanJudge(judging.mulan) if judging else None, treatments)
+    with progress_bar() as say:
+        figures = evaluate_generations(
+            plan, opened, read_clips(plan, folder), judges, on_progress=say
+        )
+    record = GenerationRecord.read(plan.clip_path(folder, 0).with_suffix(".json"))
+    document = {
+        "format_version": 1,
+        "model_name": record.model_name,
+        "model_sha256": record.model_sha256,
+        "corpus": str(corpus),
+        **asdict(figures),
+    }
+    write_text_whole(report, json.dumps(document, indent=2) + "\n")
+    Console().print(figures_table(figures))
+
+
+def generate_missing(
+    musiclm: MusicLM, plan: EvaluationPlan, folder: Path, *, batch: int, say: Report
+) -> None:
+    """Generates what the folder lacks, each clip a .wav and its record.
+
+    Raises:
+        PromptError: The folder holds clips of another model.
+    """
+    missing: list[int] = []
+    for number in range(len(plan.asked)):
+        path = plan.clip_path(folder, number)
+        if path.is_file() and path.with_suffix(".json").is_file():
+            GenerationRecord.read(path.with_suffix(".json")).check_model(musiclm.sha256)
+        else:
+            missing.append(number)
+    settings = GenerationSettings(duration_seconds=plan.clip_seconds)
+    done = len(plan.asked) - len(missing)
+    say("generating", done, len(plan.asked))
+    for start in range(0, len(missing), batch):
+        numbers = missing[start : start + batch]
+        pieces = musiclm.generate_batch(
+            [plan.asked[number].prompt for number in numbers],
+            seeds=[plan.asked[number].seed for number in numbers],
+            settings=settings,
+        )
+        for number, piece in zip(numbers, pieces, strict=True):
+            piece.write(plan.clip_path(folder, number))
+        done += len(numbers)
+        say("generating", done, len(plan.asked))
+
+
+def read_clips(plan: EvaluationPlan, folder: Path) -> Iterator[Waveform]:
+    """The generated clips in the plan's order, one at a time."""
+    for number in range(len(plan.asked)):
+        yield Waveform.read(plan.clip_path(folder, number))
+
+
+def codec_treatment(musiclm: MusicLM) -> Treatment:
+    """Sends audio through the model's codec and back."""
+    codec = musiclm.codec
+    device = next(codec.parameters()).device
+
+    @torch.no_grad()
+    def reconstruct(waveform: Waveform) -> Waveform:
+        samples = waveform.resampled(codec.sample_rate_hz).samples
+        decoded = codec.decode(codec.tokenize(samples.unsqueeze(0).to(device)))[0]
+        return Waveform(decoded[: samples.shape[0]].float().cpu(), codec.sample_rate_hz)
+
+    return reconstruct
+
+
+class MuLanJudge:
+    """MuLan on its device, for audio and results that live on the CPU."""
+
+    def __init__(self, mulan: MuLan) -> None:
+        self._mulan = mulan
+        self._device = next(mulan.parameters()).device
+
+    @property
+    def sample_rate_hz(self) -> int:
+        """The rate of the audio it reads."""
+        return self._mulan.sample_rate_hz
+
+    def embed_text(self, texts: list[str]) -> Float[Tensor, "batch dim"]:
+        """Embeddings of texts."""
+        return self._mulan.embed_text(texts).cpu()
+
+    def embed_audio(self, samples: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch dim"]:
+        """Embeddings of clips."""
+        return self._mulan.embed_audio(samples.to(self._device)).cpu()
+
+
+@contextmanager
+def progress_bar() -> Generator[Report, None, None]:
+    """One bar a row, with the time left."""
+    columns = (
+        TextColumn("{task.description:<18}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        tasks = {"": bar.add_task("", visible=False)}
+
+        def say(row: str, done: int, total: int) -> None:
+            if row not in tasks:
+                tasks[row] = bar.add_task(row, total=total)
+            bar.update(tasks[row], completed=done)
+
+        yield say
+
+
+def figures_table(figures: GenerationReport) -> Table:
+    """The figures, a line each."""
+    windows = f"{figures.num_clips} clips of {figures.clip_seconds:g} s"
+    table = Table("figure", "row", "value", title=f"{windows}, {figures.num_windows} windows")
+    if not figures.fad:
+        table.add_row("MusicNN-FAD", "too few windows", "-")
+    for row, value in figures.fad.items():
+        table.add_row("MusicNN-FAD", row, f"{value:.1f}")
+    for row, value in figures.kld.items():
+        table.add_row("MusicNN-KLD (nats)", row, f"{value:.3f}")
+    for row, similarity in figures.similarity.items():
+        gap = similarity.difference
+        table.add_row(
+            "MuLan, right - shuffled",
+            row,
+            f"{gap.mean:+.3f}, 95 % {gap.low:+.3f} to {gap.high:+.3f} "
+            f"(right {similarity.right:.3f})",
+        )
+    for row, agreement in figures.instruments.items():
+        table.add_row(
+            "lead instrument heard",
+            row,
+            f"{agreement.rate:.1%} of {agreement.num_clips} "
+            f"({agreement.times_chance:.1f} x chance {agreement.chance:.1%})",
+        )
+    return table
