@@ -64,7 +64,7 @@ class FakeMusicLM(MusicLM):
     def __init__(self) -> None:
         self.prompts: list[str] = []
 
-    def generate_batch(self, prompts: Any, *, seeds: Any, settings: Any, **_: Any) -> Any:
+    def generate_batch(self, prompts: Any, *, seeds: Any, settings: Any = None, **_: Any) -> Any:
         self.prompts += prompts
         return [
             FakePiece(prompt, seed, settings, self.sha256)
