@@ -12,8 +12,6 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-_INITIAL_LOGIT_DEVIATION = 4.0
-
 
 @dataclass(frozen=True)
 class GumbelOutput:
@@ -34,7 +32,8 @@ class GumbelQuantizer(nn.Module):
     """Chooses a codebook entry a frame with a straight-through Gumbel softmax.
 
     Features are first standardised per dimension over the batch (running figures in evaluation),
-    as random-projection quantizers do (Chiu 2022), so that the codebook is in use from the start.
+    as random-projection quantizers do (Chiu 2022), and entries start as frames of the first batch,
+    so that the codebook is in use from the first step.
 
     Computes in float32 whatever the autocast mode: a choice among near-equal logits must not
     hang on their eighth bit.
@@ -46,10 +45,7 @@ class GumbelQuantizer(nn.Module):
         self.standardise = nn.BatchNorm1d(dim, affine=False)
         self.logits = nn.Linear(dim, codebook_size)
         self.codebook = nn.Parameter(torch.randn(codebook_size, codebook_dim))
-        # Of standardised features: logits start spread enough for argmax to follow the
-        # audio from the first step, and near enough to one another for the noise to explore.
-        nn.init.normal_(self.logits.weight, std=_INITIAL_LOGIT_DEVIATION / math.sqrt(dim))
-        nn.init.zeros_(self.logits.bias)
+        self.register_buffer("is_started", torch.tensor(False))
 
     def forward(
         self,
@@ -68,6 +64,8 @@ class GumbelQuantizer(nn.Module):
         with torch.autocast(features.device.type, enabled=False):
             flat = rearrange(features.float(), "batch frames dim -> (batch frames) dim")
             standard = self.standardise(flat).unflatten(0, features.shape[:2])
+            if self.training and not bool(self.get_buffer("is_started")):
+                self._start(standard.detach().flatten(0, 1), generator)
             logits = self.logits(standard)
             noisy = logits
             if generator is not None:
@@ -81,3 +79,21 @@ class GumbelQuantizer(nn.Module):
                 codes=logits.argmax(dim=-1),
                 probabilities=logits.softmax(dim=-1),
             )
+
+    @torch.no_grad()
+    def _start(
+        self, frames: Float[Tensor, "frames dim"], generator: torch.Generator | None
+    ) -> None:
+        """Makes each entry the neighbourhood of a frame drawn from the first batch.
+
+        Logits become `centre . frame - |centre|^2 / 2`, so that the likeliest entry is the nearest
+        frame; entries become random projections of their frames, so that near ones look alike.
+        """
+        size, codebook_dim = self.codebook.shape
+        draws = torch.randint(0, frames.shape[0], (size,), generator=generator)
+        centres = frames[draws.to(frames.device)]
+        projection = torch.randn(frames.shape[1], codebook_dim, generator=generator)
+        self.logits.weight.copy_(centres)
+        self.logits.bias.copy_(-0.5 * centres.square().sum(dim=1))
+        self.codebook.copy_(centres @ projection.to(centres) / math.sqrt(frames.shape[1]))
+        self.get_buffer("is_started").fill_(True)

@@ -46,6 +46,9 @@ class W2vBertConfig(Config):
     """Entries of the quantizer."""
     codebook_dim: int = Field(default=1024, gt=0)
     """Width of an entry."""
+    target_gradient: float = Field(default=1.0, ge=0, le=1)
+    """Share of the quantizer's gradient that reaches the front end; small values keep a short run
+    from making its targets easy instead of its guesses good."""
 
     @model_validator(mode="after")
     def _check(self) -> "W2vBertConfig":
@@ -102,8 +105,11 @@ class FrontEnd(nn.Module):
         image = functional.gelu(self.second(functional.gelu(self.first(image))))
         frames = rearrange(image, "batch channels bands frames -> batch frames (channels bands)")
         if self.slow_spectrogram is not None and self.slow_project is not None:
-            slow = self._scaled(self.slow_spectrogram(samples))
-            slow = self.slow_project(rearrange(slow, "batch mels frames -> batch frames mels"))
+            slow = rearrange(
+                self.slow_spectrogram(samples), "batch mels frames -> batch frames mels"
+            )
+            # Its shape only: which notes sound, not how loud; loudness has the other path.
+            slow = self.slow_project(functional.layer_norm(slow, slow.shape[-1:]))
             frames = torch.cat([frames, functional.gelu(slow)], dim=-1)
         return self.norm(self.project(frames))
 
@@ -190,8 +196,10 @@ class W2vBert(nn.Module):
             generator: Draws the noise that replaces hidden frames and the quantizer's.
         """
         features = self.encoder.front_end(samples)
-        targets = self.quantizer(features, temperature=temperature, generator=generator)
         noise = _MASK_DEVIATION * torch.randn(features.shape, generator=generator)
+        share = self.config.target_gradient
+        seen = share * features + (1 - share) * features.detach()
+        targets = self.quantizer(seen, temperature=temperature, generator=generator)
         hidden = torch.where(mask[..., None], noise.to(features), features)
         context = self.encoder.contrast(hidden)
         predicted = context
