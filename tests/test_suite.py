@@ -128,6 +128,17 @@ def test_a_missing_clip_is_reported(corpus, plan):
         score(plan, corpus, [tone("flute", 2.0)] * 7)
 
 
+def test_few_windows_and_no_labels_leave_their_rows_out(corpus):
+    bare = Corpus(
+        corpus.folder, tuple(clip.model_copy(update={"labels": Labels()}) for clip in corpus.clips)
+    )
+    plan = plan_evaluation(bare, num_clips=2, clip_seconds=1.0)
+    judges = Judges(FakeTagger())
+    report = evaluate_generations(plan, bare, [tone("flute", 1.0)] * 2, judges)
+    assert report.fad == report.instruments == report.similarity == {}
+    assert set(report.kld) == {GENERATED, "real, shuffled"}
+
+
 def test_another_corpus_is_refused(corpus, plan):
     with pytest.raises(DataError, match="lacks clip"):
         score(plan, Corpus(Path("elsewhere"), corpus.clips[:1]), [])

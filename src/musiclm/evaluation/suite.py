@@ -25,7 +25,11 @@ from musiclm.audio.waveform import Waveform
 from musiclm.core.errors import DataError
 from musiclm.core.runtime import RandomStreams
 from musiclm.data.manifest import Corpus
-from musiclm.evaluation.attributes import InstrumentAgreement, instrument_agreement
+from musiclm.evaluation.attributes import (
+    InstrumentAgreement,
+    instrument_agreement,
+    instrument_of_lead,
+)
 from musiclm.evaluation.distances import (
     Interval,
     bootstrap_mean,
@@ -96,6 +100,7 @@ class GenerationReport:
     """The figures of one evaluation; mappings are by row: generated, real audio, treatments.
 
     `fad` is empty with too few windows for a covariance: 67 clips of 10 s are enough for MusicNN.
+    `instruments` is empty when no asked lead has a tag, as in a corpus without labels.
     """
 
     num_clips: int
@@ -175,6 +180,7 @@ def evaluate_generations(
         instruments={
             name: instrument_agreement(leads, row.tag_probabilities, judges.tagger.tags)
             for name, row in rows.items()
+            if any(instrument_of_lead(lead) for lead in leads)
         },
         similarity=_similarities(plan, rows, judges.text_audio),
     )
