@@ -9,7 +9,7 @@ import torch
 
 from musiclm.core.errors import DataError
 from musiclm.data.clips import CropSource, CropSourceConfig
-from musiclm.data.manifest import Clip, Corpus, write_manifest
+from musiclm.data.manifest import Clip, Corpus, Split, write_manifest
 
 RATE = 24_000
 
@@ -18,14 +18,13 @@ RATE = 24_000
 def corpus(tmp_path):
     random = np.random.default_rng(0)
     clips = []
-    for number, (rate, seconds, split) in enumerate(
-        [
-            (RATE, 2.0, "train"),
-            (RATE, 0.3, "train"),
-            (48_000, 1.0, "train"),
-            (RATE, 1.5, "validation"),
-        ]
-    ):
+    shapes: list[tuple[int, float, Split]] = [
+        (RATE, 2.0, "train"),
+        (RATE, 0.3, "train"),
+        (48_000, 1.0, "train"),
+        (RATE, 1.5, "validation"),
+    ]
+    for number, (rate, seconds, split) in enumerate(shapes):
         data = random.uniform(-0.5, 0.5, int(rate * seconds)).astype(np.float32)
         soundfile.write(tmp_path / f"{number}.wav", data, rate, subtype="PCM_16")
         clips.append(

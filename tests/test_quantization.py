@@ -67,6 +67,7 @@ def test_dropout_draws_every_depth(fitted):
 def test_gradient_passes_straight_through(fitted):
     inputs = latents("new").requires_grad_()
     fitted(inputs).quantized.sum().backward()
+    assert inputs.grad is not None
     assert torch.equal(inputs.grad, torch.ones_like(inputs))
 
 
