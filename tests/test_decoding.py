@@ -8,7 +8,7 @@ import torch
 
 from musiclm.core.errors import ConfigError, PromptError
 from musiclm.stages.decoding import SamplingConfig, generate, generate_frames, sample_codes
-from support.stages import SIZE, STYLES, make_codes, make_layout, make_model
+from tests.support.stages import SIZE, STYLES, make_codes, make_layout, make_model
 
 STAGES = pytest.mark.parametrize("stage", ["semantic", "coarse", "fine"])
 ALL_STYLES = pytest.mark.parametrize("style", list(STYLES))

@@ -11,7 +11,7 @@ from musiclm.layers.transformer import TransformerConfig
 from musiclm.stages.language_model import StageConfig, StageModel
 from musiclm.stages.layout import coarse_layout, fine_layout, semantic_layout, split_acoustic
 from musiclm.tokens.spec import TokenSpec
-from support.stages import SIZE, STYLES, make_codes, make_config, make_layout, make_model
+from tests.support.stages import SIZE, STYLES, make_codes, make_config, make_layout, make_model
 
 STAGES = pytest.mark.parametrize("stage", ["semantic", "coarse", "fine"])
 ALL_STYLES = pytest.mark.parametrize("style", list(STYLES))

@@ -9,7 +9,7 @@ from musiclm.core.errors import ConfigError
 from musiclm.stages.layout import coarse_layout
 from musiclm.training.task import OptimizerConfig, StepContext
 from musiclm.training.tasks.stage import StageTask, StageTaskConfig, unigram_entropy
-from support.stages import COARSE, CONDITIONING, SIZE, STYLES, make_config, make_layout
+from tests.support.stages import COARSE, CONDITIONING, SIZE, STYLES, make_config, make_layout
 
 
 def conditioning(embedding):
