@@ -127,6 +127,25 @@ def test_quantizer_without_noise_takes_the_likeliest_entry_and_passes_gradients(
     assert float(code_perplexity(output.codes, 16)) > 6  # in use from the start
 
 
+def test_prototypes_are_settled_once_and_do_not_collapse():
+    task = SemanticTask(SemanticTaskConfig(w2v_bert=TINY.model_copy(update={"targets": "spectra"})))
+    batch = {"samples": melody(4, 2.0)}
+    with pytest.raises(ConfigError, match="start_targets"):
+        task.loss("w2v_bert", batch, context(0))
+    model = task.model
+    assert isinstance(model, W2vBert)
+    model.start_targets(melody(4), generator=generator("start"))
+    first = task.loss("w2v_bert", batch, context(0))
+    assert float(first.metrics["perplexity"]) > 10
+    first.loss.backward()
+    assert model.quantizer.codebook.grad is not None
+    model.start_targets(torch.zeros(4, 48_000), generator=generator("again"))
+    assert torch.equal(first.loss, task.loss("w2v_bert", batch, context(0)).loss)
+    louder = task.loss("w2v_bert", {"samples": 2 * batch["samples"]}, context(0))
+    change = louder.metrics["perplexity"] / first.metrics["perplexity"]
+    assert float(change) == pytest.approx(1, abs=0.3)
+
+
 @pytest.mark.parametrize("slow", [True, False])
 def test_features_have_a_frame_every_40_ms_and_do_not_depend_on_the_batch(slow: bool):
     config = TINY if slow else TINY.model_copy(update={"slow_spectrogram": None})

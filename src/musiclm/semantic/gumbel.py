@@ -14,7 +14,7 @@ from torch.nn import functional
 
 
 @dataclass(frozen=True)
-class GumbelOutput:
+class QuantizerTargets:
     """What the quantizer says of each frame.
 
     Attributes:
@@ -53,7 +53,7 @@ class GumbelQuantizer(nn.Module):
         *,
         temperature: float,
         generator: torch.Generator | None,
-    ) -> GumbelOutput:
+    ) -> QuantizerTargets:
         """Quantizes each frame.
 
         Args:
@@ -74,7 +74,7 @@ class GumbelQuantizer(nn.Module):
             soft = (noisy / temperature).softmax(dim=-1)
             hard = functional.one_hot(noisy.argmax(dim=-1), logits.shape[-1]).to(soft.dtype)
             choice = hard + soft - soft.detach()
-            return GumbelOutput(
+            return QuantizerTargets(
                 vectors=choice @ self.codebook,
                 codes=logits.argmax(dim=-1),
                 probabilities=logits.softmax(dim=-1),

@@ -4,6 +4,7 @@ Legend: `batch`, `samples`, `frames` (25 Hz), `dim` (model width), `codebook` (e
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from einops import rearrange
@@ -16,7 +17,8 @@ from musiclm.audio.spectrogram import LogMel, LogMelConfig
 from musiclm.core.config import Config
 from musiclm.core.errors import ConfigError
 from musiclm.layers.conformer import ConformerBlock, ConformerConfig
-from musiclm.semantic.gumbel import GumbelOutput, GumbelQuantizer
+from musiclm.semantic.gumbel import GumbelQuantizer, QuantizerTargets
+from musiclm.semantic.prototypes import PrototypeQuantizer
 
 _STRIDE = 4
 _MASK_DEVIATION = 0.1
@@ -46,9 +48,9 @@ class W2vBertConfig(Config):
     """Entries of the quantizer."""
     codebook_dim: int = Field(default=1024, gt=0)
     """Width of an entry."""
-    target_gradient: float = Field(default=1.0, ge=0, le=1)
-    """Share of the quantizer's gradient that reaches the front end; small values keep a short run
-    from making its targets easy instead of its guesses good."""
+    targets: Literal["features", "spectra"] = "features"
+    """What is quantized into the targets: the front end's features by a learned quantizer, as
+    published, or the spectra by fixed prototypes, which a short run can learn from."""
 
     @model_validator(mode="after")
     def _check(self) -> "W2vBertConfig":
@@ -75,9 +77,40 @@ class W2vBertConfig(Config):
         return _STRIDE * self.spectrogram.hop_length
 
     @property
+    def num_bands(self) -> int:
+        """Bands of all spectrograms together."""
+        slow = self.slow_spectrogram
+        return self.spectrogram.num_mels + (slow.num_mels if slow else 0)
+
+    @property
     def frame_rate_hz(self) -> int:
         """Feature frames per second."""
         return self.sample_rate_hz // self.hop_length
+
+
+@dataclass(frozen=True)
+class Spectra:
+    """Log-mels of the same audio.
+
+    Attributes:
+        fast: Four columns a feature frame.
+        slow: One column a feature frame, long windows; absent in the published model.
+    """
+
+    fast: Float[Tensor, "batch mels columns"]
+    slow: Float[Tensor, "batch slow_mels frames"] | None
+
+    def shapes(self) -> Float[Tensor, "batch frames bands"]:
+        """What `targets="spectra"` quantizes: all bands at the feature rate, free of loudness.
+
+        The crop's mean is subtracted too, so that codes tell notes and beats apart, not the
+        instruments that play all along.
+        """
+        shapes = [_shape(functional.avg_pool1d(self.fast, _STRIDE))]
+        if self.slow is not None:
+            shapes.append(_shape(self.slow))
+        bands = torch.cat(shapes, dim=-1)
+        return bands - bands.mean(dim=1, keepdim=True)
 
 
 class FrontEnd(nn.Module):
@@ -99,24 +132,33 @@ class FrontEnd(nn.Module):
 
     def forward(self, samples: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch frames dim"]:
         """Features of every whole frame; a last incomplete frame is dropped."""
+        return self.embed(self.read(samples))
+
+    def read(self, samples: Float[Tensor, "batch samples"]) -> Spectra:
+        """The log-mels of every whole frame."""
         whole = samples.shape[-1] // self.config.hop_length * self.config.hop_length
         samples = samples[..., :whole]
-        image = self._scaled(self.spectrogram(samples))[:, None]
-        image = functional.gelu(self.second(functional.gelu(self.first(image))))
+        slow = self.slow_spectrogram(samples) if self.slow_spectrogram is not None else None
+        return Spectra(self.spectrogram(samples), slow)
+
+    def embed(self, spectra: Spectra) -> Float[Tensor, "batch frames dim"]:
+        """Features of log-mels."""
+        image = (spectra.fast - self.config.input_mean) / self.config.input_deviation
+        image = functional.gelu(self.second(functional.gelu(self.first(image[:, None]))))
         frames = rearrange(image, "batch channels bands frames -> batch frames (channels bands)")
-        if self.slow_spectrogram is not None and self.slow_project is not None:
-            slow = rearrange(
-                self.slow_spectrogram(samples), "batch mels frames -> batch frames mels"
-            )
+        if spectra.slow is not None and self.slow_project is not None:
             # Its shape only: which notes sound, not how loud; loudness has the other path.
-            slow = self.slow_project(functional.layer_norm(slow, slow.shape[-1:]))
+            slow = self.slow_project(_shape(spectra.slow))
             frames = torch.cat([frames, functional.gelu(slow)], dim=-1)
         return self.norm(self.project(frames))
 
-    def _scaled(
-        self, mel: Float[Tensor, "batch mels frames"]
-    ) -> Float[Tensor, "batch mels frames"]:
-        return (mel - self.config.input_mean) / self.config.input_deviation
+
+def _shape(
+    log_mel: Float[Tensor, "batch mels frames"],
+) -> Float[Tensor, "batch frames mels"]:
+    """Each frame without its loudness and contrast."""
+    frames = rearrange(log_mel, "batch mels frames -> batch frames mels")
+    return functional.layer_norm(frames, frames.shape[-1:])
 
 
 class W2vBertEncoder(nn.Module):
@@ -164,7 +206,7 @@ class W2vBertOutput:
 
     contrastive: Float[Tensor, "batch frames codebook_dim"]
     logits: Float[Tensor, "batch frames codebook"]
-    targets: GumbelOutput
+    targets: QuantizerTargets
 
 
 class W2vBert(nn.Module):
@@ -175,7 +217,12 @@ class W2vBert(nn.Module):
         self.config = config
         dim = config.conformer.dim
         self.encoder = W2vBertEncoder(config)
-        self.quantizer = GumbelQuantizer(dim, config.codebook_size, config.codebook_dim)
+        sizes = (config.codebook_size, config.codebook_dim)
+        self.quantizer = (
+            GumbelQuantizer(dim, *sizes)
+            if config.targets == "features"
+            else PrototypeQuantizer(config.num_bands, *sizes)
+        )
         self.contrastive_head = nn.Linear(dim, config.codebook_dim)
         self.prediction_head = nn.Linear(dim, config.codebook_size)
 
@@ -195,11 +242,13 @@ class W2vBert(nn.Module):
             temperature: Of the Gumbel softmax.
             generator: Draws the noise that replaces hidden frames and the quantizer's.
         """
-        features = self.encoder.front_end(samples)
+        spectra = self.encoder.front_end.read(samples)
+        features = self.encoder.front_end.embed(spectra)
         noise = _MASK_DEVIATION * torch.randn(features.shape, generator=generator)
-        share = self.config.target_gradient
-        seen = share * features + (1 - share) * features.detach()
-        targets = self.quantizer(seen, temperature=temperature, generator=generator)
+        if isinstance(self.quantizer, PrototypeQuantizer):
+            targets = self.quantizer(spectra.shapes())
+        else:
+            targets = self.quantizer(features, temperature=temperature, generator=generator)
         hidden = torch.where(mask[..., None], noise.to(features), features)
         context = self.encoder.contrast(hidden)
         predicted = context
@@ -210,6 +259,20 @@ class W2vBert(nn.Module):
             logits=self.prediction_head(predicted),
             targets=targets,
         )
+
+    @torch.no_grad()
+    def start_targets(
+        self, samples: Float[Tensor, "batch samples"], *, generator: torch.Generator
+    ) -> None:
+        """Settles the prototypes of `targets="spectra"`, before training, on a hundred crops or so.
+
+        Does nothing when they are settled already, or when the quantizer is learned.
+        """
+        quantizer = self.quantizer
+        if isinstance(quantizer, PrototypeQuantizer) and not quantizer.get_buffer("is_started"):
+            read = self.encoder.front_end.read
+            shapes = torch.cat([read(some).shapes().flatten(0, 1) for some in samples.split(8)])
+            quantizer.start(shapes, generator=generator)
 
     def features(
         self, samples: Float[Tensor, "batch samples"], layer: int
