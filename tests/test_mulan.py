@@ -214,6 +214,18 @@ def test_frozen_layers_do_not_move(mulan):
     assert list(everything.optimizers) == ["new"]
 
 
+def test_resting_text_layers_get_no_gradient_and_read_as_in_use(mulan, source):
+    task = MuLanTask(mulan.train(), MuLanTaskConfig(text_rest_fraction=0.5))
+    batch = source.batch(0, 0)
+    early = StepContext(4, 10, RandomStreams(0).generator("step"))
+    late = StepContext(5, 10, RandomStreams(0).generator("step"))
+    resting = task.loss("new", batch, early).loss
+    torch.testing.assert_close(resting, task.loss("new", batch, late).loss)
+    assert not task.loss("text", batch, early).loss.requires_grad
+    assert task.loss("text", batch, late).loss.requires_grad
+    assert mulan.text_tower.training
+
+
 def test_training_tells_two_sounds_apart(mulan, source):
     settings = OptimizerConfig(learning_rate=2e-3)
     task = MuLanTask(mulan.train(), MuLanTaskConfig(optimizer=settings, text_optimizer=settings))

@@ -25,6 +25,9 @@ class MuLanTaskConfig(Config):
     num_frozen_text_layers: int = Field(default=0, ge=0)
     """Lowest text layers that stay as they are, together with the embeddings below them: words
     that no caption has then keep their meaning beside those that some have. 0 trains all."""
+    text_rest_fraction: float = Field(default=0.0, ge=0, le=1)
+    """For this part of the run all warm-started text layers rest, and every caption is read only
+    once: the audio tower starts from noise, and should not drag the text tower there."""
     use_bf16: bool = False
     """bfloat16 autocast in the towers on every device: twice as fast on CPUs that have it."""
 
@@ -42,6 +45,7 @@ class MuLanTask(Task):
         self._mulan = mulan
         self._alarm = Alarm("MuLan collapse", patience=50)
         self._last_ratio = torch.zeros(())
+        self._read_texts: dict[str, Tensor] = {}
         tower = mulan.text_tower
         if config.num_frozen_text_layers:
             frozen = [tower.piece_embedding, tower.position_embedding, tower.norm]
@@ -73,7 +77,11 @@ class MuLanTask(Task):
         mulan = self._mulan
         with torch.autocast(batch["log_mel"].device.type, torch.bfloat16, self._is_bf16()):
             audio = mulan.audio_tower(batch["log_mel"], generator=context.generator)
-            pooled = mulan.text_tower.pool_texts(batch["texts"])
+            if context.progress < self.config.text_rest_fraction:
+                pooled = self._pooled_at_rest(batch["texts"])
+            else:
+                self._read_texts.clear()
+                pooled = mulan.text_tower.pool_texts(batch["texts"])
             text = mulan.text_tower.project(pooled.detach())
         temperature = mulan.temperature
         loss = contrastive_loss(audio, text, temperature)
@@ -83,10 +91,24 @@ class MuLanTask(Task):
             before = {name: w.detach().clone() for name, w in projection.named_parameters()}
             projected = functional_call(projection, before, (pooled,))
             scratch["text"] = functional.normalize(projected.float(), dim=-1)
+        else:
+            scratch["text"] = text.detach()
         metrics: dict[str, Tensor | float] = _batch_recalls(audio.detach(), text.detach())
         self._last_ratio = loss.detach() / collapsed_loss(len(audio))
         metrics |= {"collapse_ratio": self._last_ratio, "temperature": temperature.detach()}
         return LossOutput(loss, metrics)
+
+    @torch.no_grad()
+    def _pooled_at_rest(self, texts: list[str]) -> Tensor:
+        """Pooled texts of layers that rest: without dropout, each text read once."""
+        tower = self._mulan.text_tower
+        new = [text for text in dict.fromkeys(texts) if text not in self._read_texts]
+        if new:
+            was_training = tower.training
+            tower.eval()
+            self._read_texts.update(zip(new, tower.pool_texts(new), strict=True))
+            tower.train(was_training)
+        return torch.stack([self._read_texts[text] for text in texts])
 
     def after_step(self, context: StepContext) -> Mapping[str, float]:
         """Rings when the loss stays at the value of embeddings that are all alike."""
