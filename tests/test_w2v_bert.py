@@ -22,7 +22,7 @@ from musiclm.semantic.pretext import (
     prediction_loss,
 )
 from musiclm.semantic.w2v_bert import W2vBert, W2vBertConfig
-from musiclm.training.task import OptimizerConfig, StepContext
+from musiclm.training.task import Batch, BatchSource, OptimizerConfig, StepContext
 from musiclm.training.tasks.semantic import CollapseAlarmConfig, SemanticTask, SemanticTaskConfig
 
 TINY = W2vBertConfig(
@@ -127,6 +127,14 @@ def test_quantizer_without_noise_takes_the_likeliest_entry_and_passes_gradients(
     assert float(code_perplexity(output.codes, 16)) > 6  # in use from the start
 
 
+class Crops(BatchSource):
+    def batch(self, step: int, microbatch: int) -> Batch:
+        return {"samples": melody(2, 2.0) * (1 + step)}
+
+    def validation_batches(self) -> list[Batch]:
+        return []
+
+
 def test_prototypes_are_settled_once_and_do_not_collapse():
     task = SemanticTask(SemanticTaskConfig(w2v_bert=TINY.model_copy(update={"targets": "spectra"})))
     batch = {"samples": melody(4, 2.0)}
@@ -134,7 +142,7 @@ def test_prototypes_are_settled_once_and_do_not_collapse():
         task.loss("w2v_bert", batch, context(0))
     model = task.model
     assert isinstance(model, W2vBert)
-    model.start_targets(melody(4), generator=generator("start"))
+    task.start_targets(Crops(), seed=1)
     first = task.loss("w2v_bert", batch, context(0))
     assert float(first.metrics["perplexity"]) > 10
     first.loss.backward()

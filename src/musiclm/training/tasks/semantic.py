@@ -20,7 +20,7 @@ from musiclm.semantic.pretext import (
     prediction_loss,
 )
 from musiclm.semantic.w2v_bert import W2vBert, W2vBertConfig
-from musiclm.training.task import Batch, LossOutput, OptimizerConfig, StepContext, Task
+from musiclm.training.task import Batch, BatchSource, LossOutput, OptimizerConfig, StepContext, Task
 
 
 class CollapseAlarmConfig(Config):
@@ -47,6 +47,8 @@ class SemanticTaskConfig(Config):
     """Gumbel softmax temperature at the first step (Baevski 2020, Sec. 4.2)."""
     last_temperature: float = Field(default=0.5, gt=0)
     """Gumbel softmax temperature at the last step; it falls geometrically."""
+    target_batches: int = Field(default=48, gt=0)
+    """Training batches whose spectra settle the prototypes of `targets="spectra"`."""
     alarm: CollapseAlarmConfig = CollapseAlarmConfig()
     """When to warn."""
 
@@ -70,6 +72,17 @@ class SemanticTask(Task):
     def optimizers(self) -> Mapping[str, tuple[OptimizerConfig, list[nn.Parameter]]]:
         """One optimizer for everything."""
         return {"w2v_bert": (self.config.optimizer, list(self._model.parameters()))}
+
+    def start_targets(self, source: BatchSource, *, seed: int) -> None:
+        """Settles what is to be guessed when the targets are spectra; call it before training.
+
+        A resumed run reads its own prototypes back, whatever this did.
+        """
+        if self.config.w2v_bert.targets != "spectra":
+            return
+        crops = [source.batch(step, 0)["samples"] for step in range(self.config.target_batches)]
+        generator = RandomStreams(seed).generator("semantic targets")
+        self._model.start_targets(torch.cat(crops), generator=generator)
 
     def temperature(self, progress: float) -> float:
         """Gumbel softmax temperature after a fraction of the run."""
