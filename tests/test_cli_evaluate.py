@@ -17,7 +17,7 @@ from musiclm.evaluation.plan import read_plan
 from musiclm.generation.musiclm import MusicLM
 from musiclm.generation.prompt import GenerationSettings
 from musiclm.generation.record import GenerationRecord
-from support.fake_judges import PITCH_OF_LEAD_HZ, FakeMuLan, FakeTagger, tone
+from tests.support.fake_judges import PITCH_OF_LEAD_HZ, FakeMuLan, FakeTagger, tone
 
 
 class FakePiece:

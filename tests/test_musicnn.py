@@ -16,7 +16,7 @@ from musiclm.core.errors import AudioError, CheckpointError, DependencyError
 from musiclm.evaluation.musicnn import MusicNN, MusicNNConfig
 from musiclm.evaluation.musicnn_weights import WHEEL_VARIABLE, read_musicnn_checkpoint
 from musiclm.evaluation.tensor_bundle import read_tensor_bundle
-from support.tensor_bundle_writer import write_bundle
+from tests.support.tensor_bundle_writer import write_bundle
 
 SMALL = MusicNNConfig(timbral_filters=3, temporal_filters=2, midend_filters=4)
 

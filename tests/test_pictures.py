@@ -7,7 +7,7 @@ import torch
 from musiclm.audio.waveform import Waveform
 from musiclm.core.errors import AudioError
 from musiclm.evaluation.pictures import log_mel_picture, write_log_mel_picture
-from support.fake_judges import tone
+from tests.support.fake_judges import tone
 
 
 def panel(figure, number: int) -> np.ndarray:

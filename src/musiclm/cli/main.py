@@ -27,6 +27,11 @@ VERBS: dict[str, tuple[str, dict[str, str], str]] = {
         {"semantic": "fit_semantic", "mulan": "fit_mulan"},
         "fit k-means or the MuLan quantizer",
     ),
+    "build": (
+        "musiclm.cli.build",
+        {"": "build"},
+        "every part of a model, from a corpus or nothing",
+    ),
     "evaluate": ("musiclm.cli.evaluate", {"": "evaluate"}, "score a model or a folder of audio"),
     "doctor": ("musiclm.cli.doctor", {"": "doctor"}, "what a recipe builds, and what is installed"),
 }

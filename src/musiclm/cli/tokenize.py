@@ -1,24 +1,14 @@
 """`musiclm tokenize`: a corpus to token shards."""
 
 from pathlib import Path
-from typing import Literal
 
 import tyro
 from rich.console import Console
 
-from musiclm.codec.soundstream import SoundStream, SoundStreamConfig
-from musiclm.conditioning.conditioner import Conditioner
-from musiclm.core.pretrained import load_weights, read_config_json, sha256_of_file
 from musiclm.core.runtime import Runtime
 from musiclm.data.manifest import Corpus
-from musiclm.data.tokenize import CorpusModels, TokenizeConfig, tokenize_corpus
-from musiclm.semantic.tokenizer import SemanticTokenizer
-
-_PARTS: tuple[Literal["codec"], Literal["semantic"], Literal["mulan"]] = (
-    "codec",
-    "semantic",
-    "mulan",
-)
+from musiclm.data.tokenize import TokenizeConfig, tokenize_corpus
+from musiclm.recipes.pipeline import load_corpus_models
 
 
 def tokenize(
@@ -49,23 +39,4 @@ def tokenize(
     Console(stderr=True).print(
         f"{dest}: {result.num_clips} clips ({result.duration_seconds / 3600:.2f} h) tokenized, "
         f"{result.num_skipped} skipped"
-    )
-
-
-def load_corpus_models(folder: Path, runtime: Runtime) -> CorpusModels:
-    """The three tokenizers of a model folder, on the device.
-
-    Raises:
-        CheckpointError: One of the files is missing or damaged.
-    """
-    paths = {name: folder / f"{name}.safetensors" for name in _PARTS}
-    codec = SoundStream(SoundStreamConfig.from_json(read_config_json(paths["codec"])))
-    load_weights(codec, paths["codec"])
-    mulan = Conditioner.load(paths["mulan"]).mulan
-    return CorpusModels(
-        semantic=SemanticTokenizer.load(paths["semantic"]).to(runtime.device),
-        acoustic=codec.eval().to(runtime.device),
-        embedder=mulan.to(runtime.device),
-        embedding_dim=mulan.config.embedding_dim,
-        weight_hashes={name: sha256_of_file(path) for name, path in paths.items()},
     )

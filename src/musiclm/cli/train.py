@@ -1,29 +1,28 @@
 """`musiclm train`: one component of a recipe, on a corpus or a token store."""
 
 from pathlib import Path
-from typing import Literal
 
 import tyro
 from rich.console import Console
 
-from musiclm.core.runtime import RandomStreams, Runtime
-from musiclm.recipes.registry import load_recipe
+from musiclm.core.runtime import Runtime
+from musiclm.recipes.components import ComponentName, component_run
+from musiclm.recipes.registry import RecipeName, load_recipe
 from musiclm.training.trainer import LAST_NAME
 from musiclm.training.trainer import train as run_training
 
-Component = Literal["codec", "semantic", "mulan", "semantic-stage", "coarse-stage", "fine-stage"]
-
 
 def train(  # noqa: PLR0913  (each is an option of the command)
-    component: tyro.conf.Positional[Component],
+    component: tyro.conf.Positional[ComponentName],
     corpus: tyro.conf.Positional[Path],
     *,
-    recipe: Literal["tiny", "mini", "paper"] = "mini",
+    recipe: RecipeName = "mini",
     run_folder: Path,
     model: Path | None = None,
     num_steps: int | None = None,
     max_minutes: float | None = None,
     device: str = "auto",
+    threads: int | None = None,
 ) -> None:
     """Train one component; the same command goes on where an earlier one stopped.
 
@@ -36,16 +35,14 @@ def train(  # noqa: PLR0913  (each is an option of the command)
         num_steps: Updates of the whole run; the recipe's number by default.
         max_minutes: Stop cleanly after this time; 0 for no limit.
         device: auto, cpu or cuda.
+        threads: CPU threads; as many as there are by default.
     """
-    run = load_recipe(recipe).component(component)
+    runtime = Runtime.choose(device, threads)
+    run = component_run(load_recipe(recipe), component, corpus, model)
     changes = {"num_steps": num_steps, "max_minutes": max_minutes}
     given = {name: value for name, value in changes.items() if value is not None}
     config = type(run.trainer).model_validate(run.trainer.model_dump() | given)
-    with RandomStreams(config.seed).layers_draw_from("init", component):
-        task = run.task(model)
-    result = run_training(
-        task, run.source(corpus), config, run_folder, runtime=Runtime.choose(device)
-    )
+    result = run_training(run.task, run.source, config, run_folder, runtime=runtime)
     console = Console(stderr=True)
     figures = ", ".join(f"{name} {value:.4g}" for name, value in result.validation.items())
     state = "finished" if result.is_finished else "stopped; the same command goes on"

@@ -29,12 +29,6 @@ class BundleConfig(Config):
     """Name of the model, such as `mini`."""
     parts: Mapping[str, str] = Field(default={name: f"{name}.safetensors" for name in PART_NAMES})
     """File of every part, relative to the folder."""
-    semantic_window_seconds: float = Field(gt=0)
-    """Longest piece the semantic stage was trained on."""
-    coarse_window_seconds: float = Field(gt=0)
-    """Longest piece the coarse stage was trained on."""
-    fine_window_seconds: float = Field(gt=0)
-    """Longest piece the fine stage was trained on."""
 
 
 def find_bundle(name_or_path: str | Path | None) -> Path:

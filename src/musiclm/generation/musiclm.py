@@ -1,23 +1,24 @@
 """MusicLM: prompt to tokens to waveform; three frozen tokenizers and three stages, joined."""
 
-import math
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
 
 import torch
-from jaxtyping import Float, Int
-from torch import Tensor, nn
+from jaxtyping import Int
+from torch import Tensor
 
 from musiclm.audio.waveform import Waveform
 from musiclm.codec.soundstream import SoundStream, SoundStreamConfig
-from musiclm.core.config import Config
+from musiclm.conditioning.conditioner import Conditioner
+from musiclm.conditioning.mulan import MuLan
 from musiclm.core.errors import PromptError
 from musiclm.core.pretrained import load_weights, read_config_json, sha256_of_file
 from musiclm.core.runtime import RandomStreams, Runtime
 from musiclm.generation.bundle import BundleConfig, bundle_sha256, find_bundle, read_bundle_config
+from musiclm.generation.cascade import Cascade, ProgressReport, no_report
 from musiclm.generation.prompt import (
     GenerationSettings,
     checked_duration,
@@ -26,10 +27,8 @@ from musiclm.generation.prompt import (
 )
 from musiclm.generation.record import GenerationRecord
 from musiclm.generation.token_file import TokenSet
-from musiclm.generation.windows import sliding_windows
-
-ProgressReport = Callable[[str, float], None]
-_Part = TypeVar("_Part", bound=nn.Module)
+from musiclm.semantic.tokenizer import SemanticTokenizer
+from musiclm.stages.language_model import StageConfig, StageModel
 
 
 @dataclass(frozen=True)
@@ -61,3 +60,186 @@ class Generation:
             unknown_words=self.unknown_words,
         )
         record.write(path.with_suffix(".json"))
+
+
+class MusicLM:
+    """A model folder, opened; every part is loaded when it is first needed.
+
+    Args:
+        folder: Holds `config.json` and the parts it names.
+        runtime: The device and threads to run with.
+
+    Raises:
+        CheckpointError: A part is missing.
+    """
+
+    def __init__(self, folder: Path, runtime: Runtime) -> None:
+        self.folder = folder
+        self.config: BundleConfig = read_bundle_config(folder)
+        self.runtime = runtime
+
+    @classmethod
+    def from_pretrained(
+        cls, name_or_path: str | Path | None = None, *, device: str = "auto"
+    ) -> "MusicLM":
+        """Opens the bundled model (None), a model folder, or a hub id `owner/name`.
+
+        Raises:
+            CheckpointError: There is no such model, or a part of it is missing.
+            ConfigError: The device is absent, or the config makes no sense.
+        """
+        return cls(find_bundle(name_or_path), Runtime.choose(device))
+
+    @cached_property
+    def codec(self) -> SoundStream:
+        """The neural codec."""
+        path = self._path("codec")
+        codec = SoundStream(SoundStreamConfig.from_json(read_config_json(path)))
+        load_weights(codec, path)
+        return codec.eval().to(self.runtime.device)
+
+    @cached_property
+    def semantic(self) -> SemanticTokenizer:
+        """w2v-BERT cut after its chosen layer, with its centroids."""
+        return SemanticTokenizer.load(self._path("semantic")).to(self.runtime.device)
+
+    @cached_property
+    def conditioner(self) -> Conditioner:
+        """MuLan and its quantizer."""
+        return Conditioner.load(self._path("mulan")).to(self.runtime.device)
+
+    @property
+    def mulan(self) -> MuLan:
+        """The joint embedding of music and text."""
+        return self.conditioner.mulan
+
+    @cached_property
+    def stages(self) -> Cascade:
+        """The semantic, coarse and fine stages."""
+        return Cascade(
+            self._stage("semantic_stage"),
+            self._stage("coarse_stage"),
+            self._stage("fine_stage"),
+        )
+
+    @cached_property
+    def sha256(self) -> str:
+        """One hash for the config and all weights."""
+        return bundle_sha256(self.folder, self.config)
+
+    def generate(
+        self,
+        prompt: str,
+        *,
+        duration_seconds: float = 10.0,
+        seed: int = 0,
+        settings: GenerationSettings | None = None,
+        progress: ProgressReport = no_report,
+    ) -> Generation:
+        """Music from a sentence (MusicLM, Section 3.2).
+
+        Args:
+            prompt: What it should sound like.
+            duration_seconds: Length; more than 0, at most 600.
+            seed: The same prompt, seed, settings and model give the same music.
+            settings: Temperatures and the like; its duration is used when it is given.
+            progress: Called with a stage's name and the fraction of it that is done.
+
+        Raises:
+            PromptError: The prompt, duration or seed is out of range.
+        """
+        settings = settings or GenerationSettings(duration_seconds=duration_seconds)
+        return self.generate_batch([prompt], seeds=[seed], settings=settings, progress=progress)[0]
+
+    def generate_batch(
+        self,
+        prompts: Sequence[str],
+        *,
+        seeds: Sequence[int],
+        settings: GenerationSettings | None = None,
+        progress: ProgressReport = no_report,
+    ) -> list[Generation]:
+        """Several pieces at once, one a prompt and seed; all have the same settings.
+
+        Raises:
+            PromptError: A prompt, the duration or a seed is out of range, or the counts differ.
+        """
+        settings = settings or GenerationSettings()
+        if not prompts or len(prompts) != len(seeds):
+            raise PromptError(f"{len(prompts)} prompts and {len(seeds)} seeds; give one seed each.")
+        texts = [checked_text(prompt) for prompt in prompts]
+        streams = [RandomStreams(checked_seed(seed)) for seed in seeds]
+        seconds = checked_duration(settings.duration_seconds)
+        unknown = [tuple(self.mulan.text_tower.unknown_words(text)) for text in texts]
+        _warn_of_unknown(unknown)
+        conditioning = self.conditioner.tokenize_text(texts)
+        semantic, acoustic = self.stages.generate(
+            conditioning, seconds, settings, streams, progress=progress
+        )
+        num_samples = max(1, round(seconds * self.codec.sample_rate_hz))
+        pieces: list[Generation] = []
+        for index, (text, seed) in enumerate(zip(texts, seeds, strict=True)):
+            tokens = TokenSet(
+                conditioning[index, :, 0].cpu(),
+                semantic[index, 0].cpu(),
+                acoustic[index].cpu(),
+                num_samples,
+            )
+            pieces.append(
+                Generation(
+                    waveform=self.decode(tokens),
+                    tokens=tokens,
+                    prompt=text,
+                    seed=seed,
+                    settings=settings,
+                    unknown_words=unknown[index],
+                    model_name=self.config.name,
+                    model_sha256=self.sha256,
+                    device=self.runtime.device.type,
+                )
+            )
+            progress("codec", (index + 1) / len(texts))
+        return pieces
+
+    @torch.inference_mode()
+    def encode(self, waveform: Waveform) -> TokenSet:
+        """All the tokens of a piece of audio, of any rate."""
+        samples = self._samples(waveform, self.codec.sample_rate_hz)
+        return TokenSet(
+            self.conditioner.tokenize(self._samples(waveform, self.mulan.sample_rate_hz))[
+                0, :, 0
+            ].cpu(),
+            self.semantic.tokenize(self._samples(waveform, self.semantic.sample_rate_hz))[
+                0, 0
+            ].cpu(),
+            self.codec.tokenize(samples)[0].cpu(),
+            samples.shape[1],
+        )
+
+    @torch.inference_mode()
+    def decode(self, tokens: TokenSet, *, num_levels: int | None = None) -> Waveform:
+        """Audio of acoustic tokens; `num_levels` takes only the first levels of the codec."""
+        codes: Int[Tensor, "quantizers frames"] = tokens.acoustic[:num_levels]
+        samples = self.codec.decode(codes[None].to(self.runtime.device))[0, : tokens.num_samples]
+        return Waveform(samples.float().cpu(), self.codec.sample_rate_hz).peak_normalised()
+
+    def _samples(self, waveform: Waveform, sample_rate_hz: int) -> Tensor:
+        return waveform.resampled(sample_rate_hz).samples[None].to(self.runtime.device)
+
+    def _path(self, part: str) -> Path:
+        return self.folder / self.config.parts[part]
+
+    def _stage(self, part: str) -> StageModel:
+        path = self._path(part)
+        model = StageModel(StageConfig.from_json(read_config_json(path)))
+        load_weights(model, path)
+        return model.to(self.runtime.device).prepare_for_decoding()
+
+
+def _warn_of_unknown(unknown: Sequence[tuple[str, ...]]) -> None:
+    words = list(dict.fromkeys(word for group in unknown for word in group))
+    if words:
+        shown = ", ".join(words[:8]) + (" ..." if len(words) > 8 else "")
+        warnings.warn(
+            f"The model does not know these words and leaves them out: {shown}", stacklevel=3
+        )

@@ -37,6 +37,8 @@ class GenerationSettings(Config):
     """Length of the piece."""
     temperatures: Temperatures = Temperatures()
     """Sampling temperature of each stage."""
+    guidance: float = Field(default=1.0, ge=0, le=20, allow_inf_nan=False)
+    """How far logits move from those without the prompt (0) to those with it (1) and beyond."""
 
 
 def checked_text(text: str) -> str:

@@ -1,0 +1,155 @@
+"""The cascade: conditioning ► semantic ► coarse ► fine tokens, window by window."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+from torch.nn import functional
+
+from musiclm.core.runtime import RandomStreams
+from musiclm.generation.prompt import GenerationSettings
+from musiclm.generation.windows import sliding_windows
+from musiclm.stages.decoding import SamplingConfig, generate, generate_frames
+from musiclm.stages.language_model import StageModel
+
+ProgressReport = Callable[[str, float], None]
+_MAX_FINE_ROWS = 32
+
+
+def no_report(stage: str, fraction: float) -> None:
+    """A progress report that says nothing."""
+    del stage, fraction
+
+
+class Cascade:
+    """The three stages of a model.
+
+    Args:
+        semantic: Conditioning ► semantic tokens.
+        coarse: Conditioning and semantic tokens ► the first acoustic levels.
+        fine: The first acoustic levels ► the rest.
+    """
+
+    def __init__(self, semantic: StageModel, coarse: StageModel, fine: StageModel) -> None:
+        self.semantic = semantic
+        self.coarse = coarse
+        self.fine = fine
+
+    def generate(
+        self,
+        conditioning: Int[Tensor, "batch levels 1"],
+        duration_seconds: float,
+        settings: GenerationSettings,
+        streams: Sequence[RandomStreams],
+        *,
+        progress: ProgressReport = no_report,
+    ) -> tuple[
+        Int[Tensor, "batch 1 semantic_frames"], Int[Tensor, "batch quantizers acoustic_frames"]
+    ]:
+        """Semantic and acoustic codes that cover the duration, rounded up to whole frames.
+
+        Args:
+            conditioning: Codes of the prompts.
+            duration_seconds: Length of the pieces.
+            settings: Temperatures and guidance.
+            streams: Random streams, one a sample.
+            progress: Told of each stage's progress.
+        """
+        rate = self.semantic.layout.target.spec.frame_rate_hz
+        num_frames = max(1, -int(-duration_seconds * rate // 1))
+        semantic = self._slide(
+            self.semantic, {"conditioning": conditioning}, num_frames, settings, streams, progress
+        )
+        segments = {"conditioning": conditioning, "semantic": semantic}
+        scale = self.coarse.layout.target.spec.frame_rate_hz // rate
+        coarse = self._slide(self.coarse, segments, num_frames * scale, settings, streams, progress)
+        fine = self._fine(coarse, settings, streams, progress)
+        return semantic, torch.cat([coarse, fine], dim=1)
+
+    def _slide(
+        self,
+        model: StageModel,
+        segments: dict[str, Tensor],
+        num_frames: int,
+        settings: GenerationSettings,
+        streams: Sequence[RandomStreams],
+        progress: ProgressReport,
+    ) -> Tensor:
+        """Target codes of one stage, by windows that begin with the end of the one before."""
+        name, spec = model.layout.name, model.layout.target.spec
+        # Half a window, in whole semantic frames so that both rates cut at the same instant.
+        grid = spec.frame_rate_hz // self.semantic.layout.target.spec.frame_rate_hz
+        window = int(model.config.window_seconds * spec.frame_rate_hz) // (2 * grid) * (2 * grid)
+        sampling = SamplingConfig(
+            temperature=getattr(settings.temperatures, name), guidance=settings.guidance
+        )
+        done = torch.empty(len(streams), spec.num_quantizers, 0, dtype=torch.long)
+        for number, piece in enumerate(sliding_windows(num_frames, window, window // 2)):
+            cut = {
+                segment.name: _cut(
+                    segments[segment.name],
+                    piece.start,
+                    piece.stop,
+                    spec.frame_rate_hz,
+                    segment.spec.frame_rate_hz,
+                )
+                for segment in model.layout.prefixes
+            }
+            known = done[:, :, piece.start : piece.start + piece.num_known]
+            frames: list[Tensor] = []
+            for frame in generate_frames(
+                model,
+                cut,
+                piece.stop - piece.start,
+                sampling=sampling,
+                generators=[stream.generator(name, number) for stream in streams],
+                known_target=known if piece.num_known else None,
+            ):
+                frames.append(frame.cpu())
+                progress(name, (done.shape[2] + len(frames)) / num_frames)
+            done = torch.cat([done, torch.stack(frames, dim=2)], dim=2)
+        return done
+
+    def _fine(
+        self,
+        coarse: Tensor,
+        settings: GenerationSettings,
+        streams: Sequence[RandomStreams],
+        progress: ProgressReport,
+    ) -> Tensor:
+        """Fine codes: windows side by side, all in one batch (AudioLM, Section III-C)."""
+        spec = self.fine.layout.target.spec
+        num_frames = coarse.shape[2]
+        window = min(int(self.fine.config.window_seconds * spec.frame_rate_hz), num_frames)
+        num_windows = -(-num_frames // window)
+        padded = functional.pad(
+            coarse.float(), (0, num_windows * window - num_frames), mode="replicate"
+        ).long()
+        rows = padded.unflatten(2, (num_windows, window)).transpose(1, 2).flatten(0, 1)
+        generators = [
+            stream.generator("fine", number) for stream in streams for number in range(num_windows)
+        ]
+        sampling = SamplingConfig(temperature=settings.temperatures.fine)
+        made: list[Tensor] = []
+        for start in range(0, len(rows), _MAX_FINE_ROWS):
+            part = slice(start, start + _MAX_FINE_ROWS)
+            made.append(
+                generate(
+                    self.fine,
+                    {"coarse": rows[part]},
+                    window,
+                    sampling=sampling,
+                    generators=generators[part],
+                ).cpu()
+            )
+            progress("fine", min(1.0, (start + _MAX_FINE_ROWS) / len(rows)))
+        fine = torch.cat(made).unflatten(0, (len(streams), num_windows))
+        return fine.transpose(1, 2).flatten(2, 3)[:, :, :num_frames]
+
+
+def _cut(codes: Tensor, start: int, stop: int, target_rate_hz: int, rate_hz: int) -> Tensor:
+    """The frames of a prefix that cover target frames `start .. stop`; all of a rateless one."""
+    if not rate_hz:
+        return codes
+    return codes[:, :, start * rate_hz // target_rate_hz : -(-stop * rate_hz // target_rate_hz)]

@@ -1,0 +1,206 @@
+"""Components: what a recipe's parts are built from and trained on, by name."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from musiclm.conditioning.conditioner import Conditioner, ConditionerConfig
+from musiclm.conditioning.mulan import MuLan, MuLanConfig
+from musiclm.conditioning.text_tower import TextTowerConfig
+from musiclm.conditioning.warm_start import (
+    encoder_tower_config,
+    encoder_vocabulary,
+    load_encoder,
+    sentence_encoder,
+)
+from musiclm.conditioning.word_pieces import SPECIAL_PIECES, pruned_vocabulary
+from musiclm.core.errors import ConfigError
+from musiclm.core.pretrained import load_weights, read_config_json
+from musiclm.core.runtime import RandomStreams, Runtime
+from musiclm.data.clips import CropSource
+from musiclm.data.manifest import Corpus
+from musiclm.data.pairs import LogMelStore, PairSource
+from musiclm.data.token_source import TokenCropSource
+from musiclm.recipes.recipe import Recipe, StageName
+from musiclm.semantic.w2v_bert import W2vBert, W2vBertConfig
+from musiclm.training.conditioner import embed_pairs, fit_conditioner
+from musiclm.training.fit import ResidualFit
+from musiclm.training.semantic_tokenizer import SemanticFit, fit_semantic_tokenizer
+from musiclm.training.task import BatchSource, Task
+from musiclm.training.tasks.codec import CodecTask
+from musiclm.training.tasks.mulan import MuLanTask
+from musiclm.training.tasks.semantic import SemanticTask
+from musiclm.training.tasks.stage import StageTask
+from musiclm.training.trainer import TrainerConfig
+
+ComponentName = Literal[
+    "codec", "semantic", "mulan", "semantic-stage", "coarse-stage", "fine-stage"
+]
+STAGE_OF: dict[str, StageName] = {
+    "semantic-stage": "semantic",
+    "coarse-stage": "coarse",
+    "fine-stage": "fine",
+}
+_SPELLING = "abcdefghijklmnopqrstuvwxyz0123456789.,;:!?'()-/#&"
+
+
+@dataclass(frozen=True)
+class ComponentRun:
+    """A task, the batches it learns from, and the loop's settings."""
+
+    task: Task
+    source: BatchSource
+    trainer: TrainerConfig
+
+
+def component_run(
+    recipe: Recipe, component: ComponentName, data: Path, model: Path | None = None
+) -> ComponentRun:
+    """Builds what `training.trainer.train` needs.
+
+    Args:
+        recipe: Sizes, losses and schedules.
+        component: What to train.
+        data: A corpus; for the stages, a token store.
+        model: The folder with the parts trained before; stages that read conditioning need its
+            `mulan.safetensors`.
+
+    Raises:
+        ConfigError: A stage is asked for without a model folder.
+        DataError: The data cannot be used.
+    """
+    if component in STAGE_OF:
+        return _stage_run(recipe, STAGE_OF[component], data, model)
+    corpus = Corpus.open(data)
+    if component == "codec":
+        part = recipe.codec
+        with _initial_draws(part.trainer, component):
+            task = CodecTask(part.task)
+        return ComponentRun(
+            task, CropSource(corpus, part.crops, seed=part.trainer.seed), part.trainer
+        )
+    if component == "semantic":
+        part = recipe.semantic
+        with _initial_draws(part.trainer, component):
+            task = SemanticTask(part.task)
+        source = CropSource(corpus, part.crops, seed=part.trainer.seed)
+        task.start_targets(source, seed=part.trainer.seed)
+        return ComponentRun(task, source, part.trainer)
+    part = recipe.mulan
+    task = MuLanTask(build_mulan(recipe, corpus), part.task)
+    source = PairSource(log_mel_store(recipe, corpus), part.pairs, seed=part.trainer.seed)
+    return ComponentRun(task, source, part.trainer)
+
+
+def build_mulan(recipe: Recipe, corpus: Corpus) -> MuLan:
+    """A MuLan ready for training; its vocabulary is that of the corpus's captions.
+
+    Raises:
+        DependencyError: The sentence encoder of the warm start cannot be had.
+    """
+    part = recipe.mulan
+    captions = [caption.text for clip in corpus.clips for caption in clip.captions]
+    config = MuLanConfig(audio=part.audio, text=text_tower_config(recipe, captions))
+    with _initial_draws(part.trainer, "mulan"):
+        mulan = MuLan(config)
+    if part.text.is_warm_started:
+        load_encoder(mulan.text_tower, sentence_encoder())
+    return mulan
+
+
+def text_tower_config(recipe: Recipe, captions: list[str]) -> TextTowerConfig:
+    """The text tower of a recipe for the words of some captions."""
+    part = recipe.mulan.text
+    if part.is_warm_started:
+        folder = sentence_encoder()
+        vocabulary = pruned_vocabulary(
+            encoder_vocabulary(folder), captions, num_frequent=part.num_frequent_pieces
+        )
+        config = encoder_tower_config(folder, vocabulary=vocabulary)
+        return config.model_copy(update={"num_layers": part.num_layers})
+    pieces = [*SPECIAL_PIECES, *_SPELLING, *(f"##{sign}" for sign in _SPELLING)]
+    return TextTowerConfig(
+        vocabulary=tuple(pieces),
+        hidden_dim=part.hidden_dim,
+        num_layers=part.num_layers,
+        num_heads=part.num_heads,
+        feedforward_dim=4 * part.hidden_dim,
+    )
+
+
+def log_mel_store(recipe: Recipe, corpus: Corpus) -> LogMelStore:
+    """MuLan's log-mels of a corpus, kept in its folder."""
+    return LogMelStore(corpus, corpus.folder / "log_mels", recipe.mulan.audio.log_mel)
+
+
+def fit_semantic(
+    recipe: Recipe, data: Path, weights: Path, output: Path, *, runtime: Runtime
+) -> SemanticFit:
+    """Fits the semantic centroids on a trained w2v-BERT and writes the tokenizer.
+
+    Raises:
+        ConfigError: The weights are of another w2v-BERT than the recipe's, or the output's name
+            has another suffix.
+    """
+    _check_output(output)
+    part = recipe.semantic
+    config = W2vBertConfig.from_json(read_config_json(weights))
+    if config != part.tokenizer.w2v_bert:
+        raise ConfigError(f"{weights} is of another w2v-BERT than recipe {recipe.name!r} builds.")
+    model = W2vBert(config)
+    load_weights(model, weights)
+    source = CropSource(Corpus.open(data), part.crops, seed=part.fit.seed)
+    fit = fit_semantic_tokenizer(
+        model.to(runtime.device), part.tokenizer, source, part.fit, runtime=runtime
+    )
+    fit.tokenizer.save(output, storage=part.storage)
+    return fit
+
+
+def fit_mulan(
+    recipe: Recipe, data: Path, weights: Path, output: Path, *, runtime: Runtime
+) -> ResidualFit:
+    """Fits MuLan's codebooks on audio, and the shift of texts, and writes the conditioner.
+
+    Raises:
+        ConfigError: The output's name has another suffix.
+    """
+    _check_output(output)
+    part = recipe.mulan
+    config = MuLanConfig.from_json(read_config_json(weights))
+    conditioner = Conditioner(ConditionerConfig(mulan=config, tokenizer=part.tokenizer)).eval()
+    load_weights(conditioner.mulan, weights)
+    conditioner.to(runtime.device)
+    store = log_mel_store(recipe, Corpus.open(data))
+    source = PairSource(store, part.pairs, seed=part.trainer.seed)
+    num_batches = max(1, 2048 // part.pairs.batch_size)
+    pairs = embed_pairs(conditioner.mulan, (source.batch(step, 0) for step in range(num_batches)))
+    fit = fit_conditioner(conditioner, store, pairs, seed=part.trainer.seed)
+    conditioner.save(output, storage=part.storage)
+    return fit
+
+
+def _stage_run(recipe: Recipe, stage: StageName, data: Path, model: Path | None) -> ComponentRun:
+    part = recipe.stage(stage)
+    tokenize = None
+    if stage != "fine":
+        if model is None:
+            raise ConfigError(
+                f"The {stage} stage reads conditioning tokens: give --model, the folder with "
+                "mulan.safetensors."
+            )
+        tokenize = Conditioner.load(model / "mulan.safetensors").tokenizer.tokenize
+    generator = RandomStreams(part.trainer.seed).generator("init", stage)
+    task = StageTask(recipe.stage_task(stage), tokenize, generator=generator)
+    return ComponentRun(
+        task, TokenCropSource(data, part.crops, seed=part.trainer.seed), part.trainer
+    )
+
+
+def _initial_draws(trainer: TrainerConfig, component: str):  # noqa: ANN202  (a context manager)
+    return RandomStreams(trainer.seed).layers_draw_from("init", component)
+
+
+def _check_output(output: Path) -> None:
+    if output.suffix != ".safetensors":
+        raise ConfigError(f"Output {output.name!r} must end in .safetensors.")

@@ -1,0 +1,159 @@
+"""The pipeline: a corpus to a whole model folder, part by part; what is done is not done again."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from musiclm.codec.soundstream import SoundStream, SoundStreamConfig
+from musiclm.conditioning.conditioner import Conditioner
+from musiclm.core.errors import MusicLMError
+from musiclm.core.pretrained import load_weights, read_config_json, save_weights, sha256_of_file
+from musiclm.core.runtime import Runtime
+from musiclm.data.manifest import Corpus
+from musiclm.data.tokenize import CorpusModels, tokenize_corpus
+from musiclm.generation.bundle import BundleConfig, write_bundle_config
+from musiclm.recipes.components import ComponentName, component_run, fit_mulan, fit_semantic
+from musiclm.recipes.recipe import Recipe
+from musiclm.semantic.tokenizer import SemanticTokenizer
+from musiclm.stages.language_model import StageConfig, StageModel
+from musiclm.training.trainer import LAST_NAME, train
+
+Say = Callable[[str], None]
+
+
+def build_model(
+    recipe: Recipe,
+    corpus: Path,
+    work: Path,
+    output: Path,
+    *,
+    runtime: Runtime,
+    say: Say = lambda line: None,
+) -> None:
+    """Trains every part of a model, in the order they need one another.
+
+    Stopped and started again, it goes on where it was: a part whose file is in `output` is done.
+
+    Args:
+        recipe: What to build.
+        corpus: A folder that `musiclm prepare` made.
+        work: Where run folders and tokens go.
+        output: The model folder.
+        runtime: Device and threads.
+        say: Told what begins.
+    """
+    builder = _Builder(recipe, corpus, work, output, runtime, say)
+    builder.codec()
+    builder.semantic()
+    builder.mulan()
+    builder.tokens()
+    for part in ("semantic-stage", "coarse-stage", "fine-stage"):
+        builder.stage(part)
+    write_bundle_config(output, BundleConfig(name=recipe.name))
+    say(f"{output}: the model is whole")
+
+
+def load_corpus_models(folder: Path, runtime: Runtime) -> CorpusModels:
+    """The three tokenizers of a model folder, on the device.
+
+    Raises:
+        CheckpointError: One of the files is missing or damaged.
+    """
+    names = ("codec", "semantic", "mulan")
+    paths = {name: folder / f"{name}.safetensors" for name in names}
+    codec = SoundStream(SoundStreamConfig.from_json(read_config_json(paths["codec"])))
+    load_weights(codec, paths["codec"])
+    mulan = Conditioner.load(paths["mulan"]).mulan
+    return CorpusModels(
+        semantic=SemanticTokenizer.load(paths["semantic"]).to(runtime.device),
+        acoustic=codec.eval().to(runtime.device),
+        embedder=mulan.to(runtime.device),
+        embedding_dim=mulan.config.embedding_dim,
+        weight_hashes={name: sha256_of_file(path) for name, path in paths.items()},
+    )
+
+
+class _Builder:
+    """The steps of `build_model`."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        corpus: Path,
+        work: Path,
+        output: Path,
+        runtime: Runtime,
+        say: Say,
+    ) -> None:
+        self.recipe = recipe
+        self.corpus = corpus
+        self.work = work
+        self.output = output
+        self.runtime = runtime
+        self.say = say
+
+    def codec(self) -> None:
+        """Trains SoundStream."""
+        output = self.output / "codec.safetensors"
+        if output.is_file():
+            return
+        weights = self._trained("codec", self.corpus)
+        config_json = read_config_json(weights)
+        codec = SoundStream(SoundStreamConfig.from_json(config_json))
+        load_weights(codec, weights)
+        save_weights(codec, output, config_json=config_json, storage=self.recipe.codec.storage)
+
+    def semantic(self) -> None:
+        """Trains w2v-BERT and fits its centroids."""
+        output = self.output / "semantic.safetensors"
+        if not output.is_file():
+            weights = self._trained("semantic", self.corpus)
+            self.say("semantic: fitting centroids")
+            fit_semantic(self.recipe, self.corpus, weights, output, runtime=self.runtime)
+
+    def mulan(self) -> None:
+        """Trains MuLan and fits its codebooks."""
+        output = self.output / "mulan.safetensors"
+        if not output.is_file():
+            weights = self._trained("mulan", self.corpus)
+            self.say("mulan: fitting codebooks")
+            fit_mulan(self.recipe, self.corpus, weights, output, runtime=self.runtime)
+
+    def tokens(self) -> None:
+        """Tokenizes the corpus; clips that are in the store are skipped."""
+        self.say("tokenizing the corpus")
+        tokenize_corpus(
+            Corpus.open(self.corpus),
+            self.token_store,
+            load_corpus_models(self.output, self.runtime),
+            device=self.runtime.device,
+        )
+
+    def stage(self, component: ComponentName) -> None:
+        """Trains one language model."""
+        output = self.output / f"{component.replace('-', '_')}.safetensors"
+        if output.is_file():
+            return
+        weights = self._trained(component, self.token_store)
+        config_json = read_config_json(weights)
+        model = StageModel(StageConfig.from_json(config_json))
+        load_weights(model, weights)
+        storage = self.recipe.stage(model.layout.name).storage
+        save_weights(model, output, config_json=config_json, storage=storage)
+
+    @property
+    def token_store(self) -> Path:
+        """Where the corpus's tokens are."""
+        return self.work / "tokens"
+
+    def _trained(self, component: ComponentName, data: Path) -> Path:
+        """Trains a component, or goes on with it, and gives its averaged weights."""
+        self.say(f"{component}: training")
+        run = component_run(self.recipe, component, data, self.output)
+        folder = self.work / "runs" / component
+        result = train(run.task, run.source, run.trainer, folder, runtime=self.runtime)
+        if not result.is_finished:
+            raise MusicLMError(
+                f"{component} stopped at step {result.step} of {run.trainer.num_steps}, its time "
+                "being up; the same command goes on."
+            )
+        return folder / LAST_NAME
