@@ -27,6 +27,12 @@ class PretextConfig(Config):
     """Divides the cosines of the contrastive loss."""
     prediction_weight: float = Field(default=1.0, ge=0)
     """Weight of the masked-prediction loss; the contrastive loss has 1."""
+    seen_weight: float = Field(default=0.0, ge=0)
+    """Weight of the same loss on frames that were not hidden (Hsu 2021, Sec. 3.1), which teaches
+    short runs the codes themselves; w2v-BERT has none."""
+    spectrum_weight: float = Field(default=0.0, ge=0)
+    """Weight of the squared error of the guessed spectra of all frames, for `targets="spectra"`
+    (Li 2023, MERT: constant-Q spectra); w2v-BERT has none."""
     diversity_weight: float = Field(default=0.1, ge=0)
     """Weight of the diversity loss."""
 
@@ -107,13 +113,25 @@ def prediction_loss(
     codes: Int[Tensor, "batch frames"],
     mask: Bool[Tensor, "batch frames"],
 ) -> GuessOutput:
-    """Cross-entropy of the hidden frames' codes (Chung 2021, Sec. 3.3), in float32."""
+    """Cross-entropy of the codes where the mask is set (Chung 2021, Sec. 3.3), in float32."""
     with torch.autocast(logits.device.type, enabled=False):
-        hidden, truth = logits[mask].float(), codes[mask]
+        guesses, truth = logits[mask].float(), codes[mask]
+        count = max(truth.numel(), 1)  # no such frame: no loss
         return GuessOutput(
-            functional.cross_entropy(hidden, truth),
-            (hidden.argmax(dim=-1) == truth).float().mean(),
+            functional.cross_entropy(guesses, truth, reduction="sum") / count,
+            (guesses.argmax(dim=-1) == truth).float().sum() / count,
         )
+
+
+def spectrum_loss(
+    guess: Float[Tensor, "batch frames bands"],
+    truth: Float[Tensor, "batch frames bands"],
+    mask: Bool[Tensor, "batch frames"],
+) -> Float[Tensor, ""]:
+    """Mean squared error where the mask is set, in float32; 1 is what no knowledge gives."""
+    with torch.autocast(guess.device.type, enabled=False):
+        squares = (guess.float() - truth.float()).square().mean(dim=-1)
+        return (squares * mask).sum() / mask.sum().clamp(min=1)
 
 
 def diversity_loss(probabilities: Float[Tensor, "batch frames codebook"]) -> Float[Tensor, ""]:

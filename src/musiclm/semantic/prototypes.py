@@ -62,6 +62,12 @@ class PrototypeQuantizer(nn.Module):
         self.codebook.copy_(prototypes @ projection.to(frames) / math.sqrt(frames.shape[1]))
         self.get_buffer("is_started").fill_(True)
 
+    def standardise(
+        self, spectra: Float[Tensor, "batch frames bands"]
+    ) -> Float[Tensor, "batch frames bands"]:
+        """Spectra with the mean and deviation of those the prototypes come from."""
+        return (spectra.float() - self.get_buffer("mean")) / self.get_buffer("deviation")
+
     def forward(self, spectra: Float[Tensor, "batch frames bands"]) -> QuantizerTargets:
         """Codes and entries of each frame, in float32.
 
@@ -71,7 +77,7 @@ class PrototypeQuantizer(nn.Module):
         if not bool(self.get_buffer("is_started")):
             raise ConfigError("Spectral targets need W2vBert.start_targets before training.")
         with torch.autocast(spectra.device.type, enabled=False):
-            frames = (spectra.float() - self.get_buffer("mean")) / self.get_buffer("deviation")
+            frames = self.standardise(spectra)
             codes = _nearest(frames, self.get_buffer("prototypes"))
             chosen = functional.one_hot(codes, self.codebook.shape[0]).to(frames.dtype)
             return QuantizerTargets(vectors=self.codebook[codes], codes=codes, probabilities=chosen)

@@ -195,6 +195,14 @@ class W2vBertEncoder(nn.Module):
 
 
 @dataclass(frozen=True)
+class SpectrumGuess:
+    """Standardised spectra and a guess of them."""
+
+    guess: Float[Tensor, "batch frames bands"]
+    truth: Float[Tensor, "batch frames bands"]
+
+
+@dataclass(frozen=True)
 class W2vBertOutput:
     """What the losses need.
 
@@ -202,11 +210,13 @@ class W2vBertOutput:
         contrastive: Context vectors of the contrastive module, in the codebook's space.
         logits: The masked-prediction module's guess of each frame's code.
         targets: The quantizer's view of the unmasked features.
+        spectra: With `targets="spectra"`, standardised spectra and the prediction module's guess.
     """
 
     contrastive: Float[Tensor, "batch frames codebook_dim"]
     logits: Float[Tensor, "batch frames codebook"]
     targets: QuantizerTargets
+    spectra: SpectrumGuess | None = None
 
 
 class W2vBert(nn.Module):
@@ -225,6 +235,8 @@ class W2vBert(nn.Module):
         )
         self.contrastive_head = nn.Linear(dim, config.codebook_dim)
         self.prediction_head = nn.Linear(dim, config.codebook_size)
+        reads_spectra = config.targets == "spectra"
+        self.spectrum_head = nn.Linear(dim, config.num_bands) if reads_spectra else None
 
     def forward(
         self,
@@ -245,8 +257,11 @@ class W2vBert(nn.Module):
         spectra = self.encoder.front_end.read(samples)
         features = self.encoder.front_end.embed(spectra)
         noise = _MASK_DEVIATION * torch.randn(features.shape, generator=generator)
+        shapes: Tensor | None = None
         if isinstance(self.quantizer, PrototypeQuantizer):
-            targets = self.quantizer(spectra.shapes())
+            shapes = spectra.shapes()
+            targets = self.quantizer(shapes)
+            shapes = self.quantizer.standardise(shapes)
         else:
             targets = self.quantizer(features, temperature=temperature, generator=generator)
         hidden = torch.where(mask[..., None], noise.to(features), features)
@@ -254,10 +269,14 @@ class W2vBert(nn.Module):
         predicted = context
         for block in self.encoder.prediction_blocks:
             predicted = block(predicted)
+        spectrum_guess = None
+        if self.spectrum_head is not None and shapes is not None:
+            spectrum_guess = SpectrumGuess(self.spectrum_head(predicted), shapes)
         return W2vBertOutput(
             contrastive=self.contrastive_head(context),
             logits=self.prediction_head(predicted),
             targets=targets,
+            spectra=spectrum_guess,
         )
 
     @torch.no_grad()

@@ -18,6 +18,7 @@ from musiclm.semantic.pretext import (
     draw_distractors,
     draw_mask,
     prediction_loss,
+    spectrum_loss,
 )
 from musiclm.semantic.w2v_bert import W2vBert, W2vBertConfig
 from musiclm.training.task import Batch, BatchSource, LossOutput, OptimizerConfig, StepContext, Task
@@ -149,12 +150,24 @@ class SemanticTask(Task):
             temperature=pretext.similarity_temperature,
         )
         prediction = prediction_loss(output.logits, targets.codes, mask)
+        seen = prediction_loss(output.logits, targets.codes, ~mask)
         diversity = diversity_loss(targets.probabilities)
         loss = (
             contrastive.loss
             + pretext.prediction_weight * prediction.loss
+            + (pretext.seen_weight * seen.loss if pretext.seen_weight else 0.0)
             + pretext.diversity_weight * diversity
         )
+        extra: dict[str, Tensor] = {}
+        if output.spectra is not None:
+            guess, truth = output.spectra.guess, output.spectra.truth
+            hidden_error = spectrum_loss(guess, truth, mask)
+            seen_error = spectrum_loss(guess, truth, ~mask)
+            loss = loss + pretext.spectrum_weight * 0.5 * (hidden_error + seen_error)
+            extra = {
+                "hidden_spectrum_error": hidden_error.detach(),
+                "seen_spectrum_error": seen_error.detach(),
+            }
         size = self.config.w2v_bert.codebook_size
         return LossOutput(
             loss,
@@ -163,8 +176,10 @@ class SemanticTask(Task):
                 "contrastive_accuracy": contrastive.accuracy,
                 "prediction_loss": prediction.loss.detach(),
                 "prediction_accuracy": prediction.accuracy,
+                "seen_accuracy": seen.accuracy,
                 "diversity_loss": diversity.detach(),
                 "perplexity": code_perplexity(targets.codes, size),
                 "temperature": temperature,
+                **extra,
             },
         )
