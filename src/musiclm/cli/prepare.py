@@ -1,0 +1,82 @@
+"""The verb `prepare`: makes a corpus from rendered scores, or from a folder of audio files."""
+
+from pathlib import Path
+from typing import Literal
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from musiclm.core.errors import DependencyError
+from musiclm.data.manifest import Corpus
+from musiclm.data.rendered.corpus import Progress as RenderProgress
+from musiclm.data.rendered.corpus import RenderSettings, render_corpus
+from musiclm.data.rendered.synthesizer import (
+    HELD_OUT_SOUNDFONTS,
+    find_soundfont,
+    train_soundfont,
+)
+
+
+def prepare_rendered(
+    dest: Path,
+    *,
+    hours: float = 1.0,
+    seed: int = 0,
+    jobs: int = 1,
+    soundfont: Path | None = None,
+    audio_format: Literal["flac", "wav"] = "flac",
+) -> None:
+    """Renders public-domain tunes with an arranger of our own into a captioned corpus.
+
+    Runs again on the same folder to continue or to lengthen a corpus.
+
+    Args:
+        dest: Folder of the corpus.
+        hours: Hours of audio in all.
+        seed: Clip i depends on the seed and i only.
+        jobs: Processes that render side by side.
+        soundfont: The .sf2 or .sf3 file for training clips; FluidR3_GM is looked for by default.
+        audio_format: Kind of audio file.
+    """
+    if soundfont is not None and not soundfont.is_file():
+        raise DependencyError(f"No soundfont at {soundfont}. Give an .sf2 or .sf3 file.")
+    font = soundfont or train_soundfont()
+    held_out = find_soundfont(HELD_OUT_SOUNDFONTS)
+    console = Console()
+    if held_out is None:
+        console.print(
+            "The soundfont kept for tests (MuseScore_General) was not found: all clips use "
+            f"{font.stem}. Debian: apt install musescore-general-soundfont-small"
+        )
+    settings = RenderSettings(
+        seed=seed,
+        audio_format=audio_format,
+        soundfont=str(font),
+        held_out_soundfont=str(held_out) if held_out else "",
+    )
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[state]}"),
+        TimeRemainingColumn(),
+    )  # fmt: skip
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task("reading the tune books", total=hours, state="")
+
+        def report(state: RenderProgress) -> None:
+            bar.update(
+                task,
+                description="rendering",
+                completed=state.seconds_done / 3600,
+                state=f"{state.clips} clips, {state.seconds_done / 3600:.2f} h",
+            )
+
+        corpus = render_corpus(dest, settings, hours, jobs=jobs, on_progress=report)
+    _print_summary(console, corpus)
+
+
+def _print_summary(console: Console, corpus: Corpus) -> None:
+    splits = ", ".join(
+        f"{len(corpus.split(name).clips)} {name}" for name in ("train", "validation", "test")
+    )
+    console.print(
+        f"{corpus.folder}: {len(corpus.clips)} clips, {corpus.duration_hours:.2f} h ({splits})"
+    )
