@@ -278,9 +278,9 @@ def perform(composition: Composition, synthesizer: Synthesizer, seed: int) -> Wa
         stem = front if is_front else back
         gain_db = 0.0 if is_front else _GAIN_DB.get(part.role, -3.0)
         if part.role == "drums":
-            channel = stem.drum_channel(part.kit, -2.0)
+            channel = stem.drum_channel(part.kit, 0.0)
         else:
-            channel = stem.channel_for(part.instrument, gain_db)
+            channel = stem.channel_for(part.instrument, part.notes, gain_db)
         stem.play(draw, part.notes, channel, composition.clock, touch)
     seconds = composition.duration_seconds
     above_db = 1.5 if plan.kind == "chorale" else float(draw.uniform(3.0, 5.5))

@@ -84,8 +84,8 @@ class _Writer:
     def prose(self) -> str:
         sentences = [self.one("prose_open")]
         sentences += [self.one(kind) for kind in _PROSE_REST if self.draw.random() < 0.75]
-        if sum(map(bool, sentences)) < 2 or self.draw.random() < 0.3:
-            sentences.append(self.one("prose_end"))
+        if sum(map(bool, sentences)) < 2:
+            sentences += [self.one("prose_backing"), self.one("prose_end")]
         return " ".join(dict.fromkeys(sentence for sentence in sentences if sentence))
 
     def tags(self) -> str:

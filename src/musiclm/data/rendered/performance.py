@@ -70,11 +70,11 @@ class Stem:
     events: list[Event] = field(default_factory=list[Event])
     channels: int = 0
 
-    def channel_for(self, instrument: Instrument, gain_db: float) -> int:
+    def channel_for(self, instrument: Instrument, notes: Sequence[PartNote], gain_db: float) -> int:
         """Opens a channel whose volume makes the soundfont's unequal sounds equally loud."""
         channel = self.channels + (self.channels >= DRUM_CHANNEL)
         self.channels += 1
-        middle = (instrument.low + instrument.high) // 2
+        middle = int(np.median([note.pitch for note in notes])) if notes else 60
         level = self.synthesizer.level_db(instrument.program, middle)
         self._open(channel, instrument.program, gain_db + _REFERENCE_DB - level)
         return channel

@@ -153,7 +153,7 @@ class Synthesizer:
                 f"{soundfont} is no readable soundfont. Give an .sf2 or .sf3 file."
             )
         self._font = self._library.fluid_synth_get_sfont_by_id(self._owner, number)
-        self._levels: dict[int, float] = {}
+        self._levels: dict[tuple[int, int], float] = {}
 
     @property
     def name(self) -> str:
@@ -201,17 +201,18 @@ class Synthesizer:
         else:
             library.fluid_synth_cc(synth, event.channel, event.key, event.value)
 
-    def level_db(self, program: int, pitch: int = 64) -> float:
-        """How loud a program plays in this soundfont (dB RMS of a half-second test note)."""
-        if program not in self._levels:
+    def level_db(self, program: int, pitch: int) -> float:
+        """How loud a program plays near a pitch (dB RMS of a half-second test note)."""
+        pitch = pitch // 6 * 6 + 3
+        if (program, pitch) not in self._levels:
             events = [
                 Event(0.0, "program", 0, program),
                 Event(0.0, "on", 0, pitch, 95),
                 Event(0.5, "off", 0, pitch),
             ]
             samples = self.render(events, 0.6)
-            self._levels[program] = float(10 * np.log10(np.mean(samples**2) + 1e-9))
-        return self._levels[program]
+            self._levels[program, pitch] = float(10 * np.log10(np.mean(samples**2) + 1e-9))
+        return self._levels[program, pitch]
 
 
 _ORDER = {"control": 0, "program": 1, "bend": 2, "off": 3, "on": 4}
