@@ -47,7 +47,7 @@ class SpectralConfig(Config):
     """How far past its end a frame's encoder hears: the latency of encoding beyond the frame."""
     magnitude_floor: float = Field(default=1e-5, gt=0)
     """Added to amplitudes before the logarithm."""
-    latent_dim: int = Field(default=64, gt=0)
+    latent_dim: int = Field(default=128, gt=0)
     """Width of the latents; equals the quantizer's `codebook_dim`."""
     encoder_dim: int = Field(default=256, gt=0)
     """Width of the encoder."""
@@ -153,6 +153,8 @@ class SpectralEncoder(nn.Module):
             for _ in range(config.encoder_blocks)
         )
         self.exit = nn.Linear(config.encoder_dim, config.latent_dim)
+        self.shortcut: Tensor
+        self.register_buffer("shortcut", torch.zeros(self.spectra.num_features, config.latent_dim))
 
     def initial_state(self, like: Float[Tensor, "batch ..."]) -> SpectralEncoderState:
         """Silence before the audio."""
@@ -193,12 +195,14 @@ class SpectralEncoder(nn.Module):
         with torch.autocast(samples.device.type, enabled=False):
             used = known[..., : rest + num_frames * config.hop_length]
             features = self.spectra(used.unfold(-1, config.longest_window, config.hop_length))
+            direct = features @ self.shortcut
         hidden = rearrange(self.entry(features), "batch frames dim -> batch dim frames")
         hidden, blocks = _through(self.blocks, hidden, state.blocks)
         latents = self.exit(rearrange(hidden, "batch dim frames -> batch frames dim"))
+        latents = latents.float() + direct
         left = known[..., num_frames * config.hop_length :]
         return (
-            rearrange(latents.float(), "batch frames dim -> batch dim frames"),
+            rearrange(latents, "batch frames dim -> batch dim frames"),
             SpectralEncoderState(left, blocks),
         )
 
@@ -221,6 +225,9 @@ class SpectralDecoder(nn.Module):
         nn.init.constant_(self.exit.bias[:split], -7.0)  # starts as near silence
         nn.init.constant_(self.exit.bias[split:], -6.0)
         self.synthesis = Synthesis(config.synthesis)
+        self.shortcut: Tensor
+        num_outputs = config.synthesis.num_outputs
+        self.register_buffer("shortcut", torch.zeros(config.latent_dim, num_outputs))
 
     def initial_state(
         self, like: Float[Tensor, "batch ..."], first_frame: Int[Tensor, " batch"] | None = None
@@ -248,7 +255,12 @@ class SpectralDecoder(nn.Module):
         hidden, entry = self.entry.stream(latents, state.entry)
         hidden, blocks = _through(self.blocks, hidden, state.blocks)
         normed = self.norm(rearrange(hidden, "batch dim frames -> batch frames dim"))
-        samples, synthesis = self.synthesis.stream(self.exit(normed), state.synthesis)
+        with torch.autocast(latents.device.type, enabled=False):
+            direct = (
+                rearrange(latents.float(), "batch dim frames -> batch frames dim") @ self.shortcut
+            )
+        controls = self.exit(normed).float() + direct
+        samples, synthesis = self.synthesis.stream(controls, state.synthesis)
         return samples, SpectralDecoderState(entry, blocks, synthesis)
 
 

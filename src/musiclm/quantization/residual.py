@@ -25,7 +25,7 @@ class QuantizerConfig(Config):
     """Levels."""
     codebook_size: int = Field(default=1024, gt=1)
     """Entries of each codebook."""
-    codebook_dim: int = Field(default=64, gt=0)
+    codebook_dim: int = Field(default=128, gt=0)
     """Width of the vectors."""
     decay: float = Field(default=0.99, gt=0, lt=1)
     """Of the moving averages of counts and of code vectors."""
@@ -34,7 +34,7 @@ class QuantizerConfig(Config):
     dropout_probability: float = Field(default=1.0, ge=0, le=1)
     """Share of training examples that use `n ~ U{1..num_quantizers}` levels instead of all."""
     kmeans_iterations: int = Field(default=10, ge=0)
-    """Lloyd iterations on the first batch."""
+    """Lloyd iterations when codebooks are initialised."""
 
 
 @dataclass(frozen=True)
@@ -204,6 +204,16 @@ class ResidualVectorQuantizer(nn.Module):
             commitment,
             torch.stack(perplexities),
         )
+
+    @torch.no_grad()
+    def initialise(
+        self, latents: Float[Tensor, "batch dim frames"], generator: torch.Generator
+    ) -> None:
+        """Sets every codebook to the k-means centres of its residual, from many latents at once."""
+        residual = rearrange(latents.float(), "batch dim frames -> (batch frames) dim")
+        for level in self.quantizers:
+            level.initialise(residual, generator)
+            residual = residual - level.embed(level.nearest(residual))
 
     @torch.no_grad()
     def encode(

@@ -7,6 +7,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from musiclm.audio.waveform import Waveform
+from musiclm.codec.closed_form import FitReport, fit_shortcuts
 from musiclm.codec.discriminators import DiscriminatorConfig, Discriminators
 from musiclm.codec.losses import (
     MelLoss,
@@ -19,8 +20,10 @@ from musiclm.codec.losses import (
     log_mel_distance_db,
 )
 from musiclm.codec.soundstream import CodecOutput, SoundStream, SoundStreamConfig
+from musiclm.codec.spectral import SpectralDecoder, SpectralEncoder
 from musiclm.core.config import Config
-from musiclm.training.task import Batch, LossOutput, OptimizerConfig, StepContext, Task
+from musiclm.core.runtime import RandomStreams
+from musiclm.training.task import Batch, BatchSource, LossOutput, OptimizerConfig, StepContext, Task
 
 _FIRST_FRAMES = 3_000
 _USAGE_PERIOD_STEPS = 50
@@ -55,6 +58,8 @@ class CodecTaskConfig(Config):
     """Of the codec."""
     discriminator: OptimizerConfig = OptimizerConfig(learning_rate=3e-4, betas=(0.5, 0.9))
     """Of the discriminators."""
+    closed_form_batches: int = Field(default=0, ge=0)
+    """Batches for a start by linear algebra (spectral backbone, `start_codec`); 0 leaves it out."""
     validation_levels: tuple[int, ...] = (12, 8, 4)
     """Numbers of levels at which validation audio is judged."""
 
@@ -70,6 +75,28 @@ class CodecTask(Task):
         self.discriminators: Discriminators | None = None
         if config.discriminator_start < 1:
             self.discriminators = Discriminators(config.discriminators)
+
+    def start_codec(self, source: BatchSource, *, seed: int) -> FitReport | None:
+        """Gives a spectral codec its closed-form start, and its quantizer codebooks to match.
+
+        Reads the first `closed_form_batches` batches; with 0 of them, or another backbone, it does
+        nothing. Call it before training; a resumed run overwrites what it set.
+
+        Raises:
+            DataError: The batches hold too little audio.
+        """
+        encoder, decoder = self.codec.encoder, self.codec.decoder
+        count = self.config.closed_form_batches
+        if not count or not isinstance(encoder, SpectralEncoder):
+            return None
+        assert isinstance(decoder, SpectralDecoder)
+        clips = [row for step in range(count) for row in source.batch(step, 0)["samples"]]
+        report = fit_shortcuts(encoder, decoder, clips)
+        with torch.no_grad():
+            latents = torch.cat([encoder(clip[None]) for clip in clips], dim=-1)
+        generator = RandomStreams(seed).generator("codebooks")
+        self.codec.quantizer.initialise(latents, generator)
+        return report
 
     @property
     def model(self) -> nn.Module:
