@@ -41,3 +41,11 @@ $(VENV)/.installed-dev: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
 	touch $@ $(VENV)/.installed
+
+# Rebuild the bundled model from nothing: render, train every part, resume where it stopped.
+# Needs fluidsynth and a General MIDI soundfont (Debian: fluidsynth fluid-soundfont-gm
+# musescore-general-soundfont-small).
+MODEL_WORK ?= work
+MODEL ?= $(MODEL_WORK)/mini
+model: $(VENV)/.installed-dev
+	$(BIN)/musiclm build --recipe mini --work $(MODEL_WORK) --output $(MODEL)

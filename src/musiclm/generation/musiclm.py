@@ -172,7 +172,8 @@ class MusicLM:
         seconds = checked_duration(settings.duration_seconds)
         unknown = [tuple(self.mulan.text_tower.unknown_words(text)) for text in texts]
         _warn_of_unknown(unknown)
-        conditioning = self.conditioner.tokenize_text(texts)
+        # One at a time: rounding differs between batch sizes, and a code may hang on it.
+        conditioning = torch.cat([self.conditioner.tokenize_text([text]) for text in texts])
         semantic, acoustic = self.stages.generate(
             conditioning, seconds, settings, streams, progress=progress
         )

@@ -173,7 +173,7 @@ def fit_mulan(
     conditioner.to(runtime.device)
     store = log_mel_store(recipe, Corpus.open(data))
     source = PairSource(store, part.pairs, seed=part.trainer.seed)
-    num_batches = max(1, 2048 // part.pairs.batch_size)
+    num_batches = max(1, part.fit_pairs // part.pairs.batch_size)
     pairs = embed_pairs(conditioner.mulan, (source.batch(step, 0) for step in range(num_batches)))
     fit = fit_conditioner(conditioner, store, pairs, seed=part.trainer.seed)
     conditioner.save(output, storage=part.storage)

@@ -100,6 +100,8 @@ class MuLanRecipe(Config):
     """The run."""
     tokenizer: ConditioningTokenizerConfig
     """The quantizer of the joint space."""
+    fit_pairs: int = Field(default=2048, gt=0)
+    """Pairs behind the shift of texts."""
     storage: Storage = "int8"
     """How the bundled weights are kept."""
 

@@ -115,6 +115,7 @@ def _mulan() -> MuLanRecipe:
         tokenizer=ConditioningTokenizerConfig(
             quantizer=QuantizerConfig(codebook_size=16, codebook_dim=128), num_levels=3
         ),
+        fit_pairs=32,
     )
 
 
