@@ -1,4 +1,4 @@
-"""`musiclm evaluate`: clips from held-out captions, scored; the figures of the model card."""
+"""`musiclm evaluate generations`: clips from held-out captions, scored against real audio."""
 
 import json
 from collections.abc import Callable, Generator, Iterator

@@ -10,7 +10,8 @@ import tyro
 
 from musiclm.core.errors import MusicLMError
 
-# verb: (module, {sub-verb or "": function}, one line of help); modules load only when asked for.
+# verb: (module, {sub-verb or "": function or module:function}, one line of help); modules load only
+# when asked for.
 VERBS: dict[str, tuple[str, dict[str, str], str]] = {
     "generate": ("musiclm.cli.generate", {"": "generate"}, "make music from a sentence"),
     "encode": ("musiclm.cli.codes", {"": "encode"}, "audio to tokens (semantic and acoustic)"),
@@ -32,7 +33,17 @@ VERBS: dict[str, tuple[str, dict[str, str], str]] = {
         {"": "build"},
         "every part of a model, from a corpus or nothing",
     ),
-    "evaluate": ("musiclm.cli.evaluate", {"": "evaluate"}, "score a model or a folder of audio"),
+    "evaluate": (
+        "musiclm.cli.evaluate",
+        {
+            "generations": "evaluate",
+            "codec": "musiclm.cli.evaluate_codec:evaluate_codec",
+            "semantic": "musiclm.cli.evaluate_semantic:evaluate_semantic",
+            "mulan": "musiclm.cli.evaluate_mulan:evaluate_mulan",
+            "stages": "musiclm.cli.evaluate_stages:evaluate_stages",
+        },
+        "score what a model makes, or one of its parts",
+    ),
     "doctor": ("musiclm.cli.doctor", {"": "doctor"}, "what a recipe builds, and what is installed"),
 }
 
@@ -62,14 +73,18 @@ def _run(arguments: list[str]) -> None:
     if verb not in VERBS:
         raise MusicLMError(f"Unknown verb {verb!r}. Choose one of: {', '.join(VERBS)}.")
     module_name, functions, _ = VERBS[verb]
-    module = importlib.import_module(module_name)
     commands: dict[str, Callable[..., Any]] = {
-        name: getattr(module, function) for name, function in functions.items()
+        name: _function(module_name, function) for name, function in functions.items()
     }
     if set(commands) == {""}:
         tyro.cli(commands[""], prog=f"musiclm {verb}", args=rest)
     else:
         tyro.extras.subcommand_cli_from_dict(commands, prog=f"musiclm {verb}", args=rest)
+
+
+def _function(module_name: str, place: str) -> Callable[..., Any]:
+    other, _, name = place.rpartition(":")
+    return getattr(importlib.import_module(other or module_name), name)
 
 
 def _usage() -> str:

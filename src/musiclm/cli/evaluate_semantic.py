@@ -1,0 +1,119 @@
+"""`musiclm evaluate semantic`: what of the music can be read off the semantic tokens."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+import tyro
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from torch import Tensor
+
+from musiclm.cli.held_out import ModelParts, held_out_split, middle, spread, write_report
+from musiclm.data.manifest import Corpus
+from musiclm.evaluation.probes import (
+    PROBES,
+    ProbeConfig,
+    ProbeReport,
+    Representation,
+    mel_representation,
+    run_probes,
+    token_representation,
+)
+from musiclm.evaluation.stage_metrics import token_counts, unigram_entropy_nats
+from musiclm.semantic.tokenizer import SemanticTokenizer
+
+
+def evaluate_semantic(  # noqa: PLR0913  (each is an option of the command)
+    source: tyro.conf.Positional[str | None] = None,
+    *,
+    corpus: Path,
+    report: Path = Path("evaluation-semantic.json"),
+    num_clips: int = 200,
+    num_fit_clips: int = 400,
+    clip_seconds: float = 10.0,
+    device: str = "auto",
+) -> None:
+    """Probe semantic tokens for pitch class, lead instrument and tempo, beside raw log-mels.
+
+    Args:
+        source: A model folder or hub id; only its semantic.safetensors is needed.
+        corpus: A rendered corpus: probes are fitted on its train split and scored on its test
+            split (validation if there is none).
+        report: The .json file to write.
+        num_clips: Clips the probes are scored on.
+        num_fit_clips: Clips the probes are fitted on.
+        clip_seconds: The middle of each clip, so long.
+        device: auto, cpu or cuda.
+    """
+    parts = ModelParts(source, device)
+    opened = Corpus.open(corpus)
+    split = held_out_split(opened)
+    chosen = spread(opened.split(split).clips, num_clips)
+    tokenizer = parts.semantic
+    codes: list[Tensor] = []
+    for clip in track(chosen, "tokenizing", console=Console(stderr=True)):
+        heard = middle(
+            opened, clip, seconds=clip_seconds, sample_rate_hz=tokenizer.sample_rate_hz
+        ).samples
+        codes.append(tokenizer.tokenize(heard[None].to(parts.runtime.device)).cpu())
+    size = tokenizer.token_spec.codebook_size
+    joined = torch.cat(codes, dim=2)
+    perplexity = float(unigram_entropy_nats(joined, size)[0].exp())
+    config = ProbeConfig(
+        sample_rate_hz=tokenizer.sample_rate_hz,
+        crop_seconds=clip_seconds,
+        test_split=split,
+        num_fit_clips=num_fit_clips,
+        num_test_clips=num_clips,
+    )
+    probes = run_probes(opened, representations(tokenizer, parts.runtime.device), config)
+    document = {
+        **parts.described("semantic"),
+        "corpus": str(corpus),
+        "split": split,
+        "clip_seconds": clip_seconds,
+        "num_clips": len(chosen),
+        "num_tokens": joined.numel(),
+        "codebook_size": size,
+        "token_perplexity": perplexity,
+        "num_codes_used": int((token_counts(joined, size) > 0).sum()),
+        "probes": asdict(probes)["scores"],
+        "tokens_above_log_mel": above(probes, "tokens", "log-mel"),
+        "features_above_log_mel": above(probes, "features", "log-mel"),
+    }
+    write_report(report, "semantic", document)
+    Console().print(_table(probes, f"{len(chosen)} {split} clips"))
+    Console().print(f"token perplexity {perplexity:.0f} of {size}")
+
+
+def representations(
+    tokenizer: SemanticTokenizer, device: torch.device
+) -> Mapping[str, Representation]:
+    """Tokens, the features they are cut from, and raw log-mels at the same frame rate."""
+    tokens = token_representation(tokenizer)
+    return {
+        "tokens": lambda samples: tokens(samples.to(device)).cpu(),
+        "features": lambda samples: tokenizer.features(samples.to(device)).cpu(),
+        "log-mel": mel_representation(
+            tokenizer.config.w2v_bert.spectrogram,
+            frame_rate_hz=tokenizer.token_spec.frame_rate_hz,
+        ),
+    }
+
+
+def above(probes: ProbeReport, name: str, baseline: str) -> dict[str, float]:
+    """Accuracy of one representation minus that of another, by probe."""
+    better, worse = probes.scores[name], probes.scores[baseline]
+    return {probe: better[probe].accuracy - worse[probe].accuracy for probe in PROBES}
+
+
+def _table(probes: ProbeReport, title: str) -> Table:
+    table = Table("representation", *PROBES, title=f"accuracy of linear probes, {title}")
+    for name, scores in probes.scores.items():
+        table.add_row(name, *(f"{scores[probe].accuracy:.3f}" for probe in PROBES))
+    chances = next(iter(probes.scores.values()))
+    table.add_row("chance", *(f"{chances[probe].chance:.3f}" for probe in PROBES))
+    return table
