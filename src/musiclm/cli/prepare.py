@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from musiclm.core.errors import DependencyError
+from musiclm.data.corpora.folder import FolderSettings, corpus_from_folder
 from musiclm.data.manifest import Corpus
 from musiclm.data.rendered.corpus import Progress as RenderProgress
 from musiclm.data.rendered.corpus import RenderSettings, render_corpus
@@ -71,6 +72,41 @@ def prepare_rendered(
 
         corpus = render_corpus(dest, settings, hours, jobs=jobs, on_progress=report)
     _print_summary(console, corpus)
+
+
+def prepare_folder(
+    source: Path,
+    dest: Path,
+    *,
+    split_by: Literal["parent", "file"] = "parent",
+    audio_format: Literal["flac", "wav"] = "flac",
+    licence: str = "",
+) -> None:
+    """Makes a corpus from a folder of audio files, with captions where there are any.
+
+    Captions come from metadata.csv or metadata.jsonl (file_name, caption) at the top of the
+    folder, or from a .txt or .json beside each file. Run again, it converts only what is new.
+
+    Args:
+        source: Folder of WAV, FLAC, OGG or MP3 files, at any depth.
+        dest: Folder of the corpus.
+        split_by: What is never divided between splits: the files of one folder, or each file.
+        audio_format: Kind of audio file.
+        licence: Terms of the recordings, written to every clip.
+    """
+    console = Console()
+    settings = FolderSettings(split_by=split_by, audio_format=audio_format, licence=licence)
+    with Progress(console=console) as bar:
+        task = bar.add_task("reading audio", total=None)
+        result = corpus_from_folder(
+            source,
+            dest,
+            settings,
+            on_file=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+    for item in result.left_out:
+        console.print(f"left out {item.path}: {item.reason}", highlight=False, markup=False)
+    _print_summary(console, result.corpus)
 
 
 def _print_summary(console: Console, corpus: Corpus) -> None:

@@ -62,7 +62,8 @@ def fingerprint(wave: Waveform) -> bytes:
         [power[:, a : max(int(b), int(a) + 1)].sum(1) for a, b in pairwise(edges)]
     ).T
     change = (bands[:, 1:] - bands[:, :-1]).diff(dim=0)
-    bits = (change > 0).flatten().to(torch.uint8)
+    # Changes near nothing would only tell the noise, which conversions alter.
+    bits = (change > 1e-3 * bands.max()).flatten().to(torch.uint8)
     bits = torch.nn.functional.pad(bits, (0, -bits.shape[0] % 8)).reshape(-1, 8)
     weights = 2 ** torch.arange(8, dtype=torch.uint8)
     return bytes((bits * weights).sum(1).tolist())

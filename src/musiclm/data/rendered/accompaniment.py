@@ -49,7 +49,7 @@ class Bars:
         half = step * self.spans_per_bar // self.style.steps
         return self.chords[min(bar * self.spans_per_bar + half, len(self.chords) - 1)]
 
-    def time(self, bar: int, step: float) -> float:
+    def time(self, bar: int, step: int) -> float:
         """Quarter notes from the start of the piece."""
         return bar * self.style.bar_quarters + step * self.style.step_quarters
 

@@ -1,7 +1,7 @@
 """Corpus: renders clips one after another into a folder, resumably, with its manifest."""
 
 import multiprocessing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
 from itertools import count
@@ -73,7 +73,7 @@ class ClipRenderer:
         font = self._soundfont(composition)
         if not (self.folder / path).is_file():
             wave = perform(composition, self._synthesizer(font), seed)
-            if quality_flags(wave, min_seconds=5):
+            if quality_flags(wave, min_seconds=5.0):
                 return None
             wave.write(self.folder / path)
         return _clip(composition, self.library, clip_id, path, (font, seed))
@@ -139,7 +139,9 @@ def _work(index: int) -> Clip | None:
     return _worker.render(index)
 
 
-def _rendered(renderer: ClipRenderer, first: int, jobs: int) -> Iterator[tuple[int, Clip | None]]:
+def _rendered(
+    renderer: ClipRenderer, first: int, jobs: int
+) -> Generator[tuple[int, Clip | None], None, None]:
     """Clips from `first` on, in order, without end."""
     if jobs == 1:
         for index in count(first):
