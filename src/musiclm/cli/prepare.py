@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
+import tyro
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -19,12 +20,13 @@ from musiclm.data.rendered.synthesizer import (
 
 
 def prepare_rendered(
-    dest: Path,
+    dest: tyro.conf.Positional[Path],
     *,
     hours: float = 1.0,
     seed: int = 0,
     jobs: int = 1,
     soundfont: Path | None = None,
+    game_midi: Path | None = None,
     audio_format: Literal["flac", "wav"] = "flac",
 ) -> None:
     """Renders public-domain tunes with an arranger of our own into a captioned corpus.
@@ -37,6 +39,7 @@ def prepare_rendered(
         seed: Clip i depends on the seed and i only.
         jobs: Processes that render side by side.
         soundfont: The .sf2 or .sf3 file for training clips; FluidR3_GM is looked for by default.
+        game_midi: A WAD file, or a folder of WAD or MIDI files, to mix in as one clip in sixteen.
         audio_format: Kind of audio file.
     """
     if soundfont is not None and not soundfont.is_file():
@@ -54,6 +57,7 @@ def prepare_rendered(
         audio_format=audio_format,
         soundfont=str(font),
         held_out_soundfont=str(held_out) if held_out else "",
+        game_midi=str(game_midi) if game_midi else "",
     )
     columns = (
         TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[state]}"),
@@ -75,8 +79,8 @@ def prepare_rendered(
 
 
 def prepare_folder(
-    source: Path,
-    dest: Path,
+    source: tyro.conf.Positional[Path],
+    dest: tyro.conf.Positional[Path],
     *,
     split_by: Literal["parent", "file"] = "parent",
     audio_format: Literal["flac", "wav"] = "flac",

@@ -60,6 +60,9 @@ class CodecTaskConfig(Config):
     """Of the discriminators."""
     closed_form_batches: int = Field(default=0, ge=0)
     """Batches for a start by linear algebra (spectral backbone, `start_codec`); 0 leaves it out."""
+    decoder_only_start: float = Field(default=1.0, ge=0, le=1)
+    """Fraction of the run after which encoder and codebooks rest and only the decoder learns: the
+    codes stay what they are, so language models may be trained on them meanwhile. 1 is never."""
     validation_levels: tuple[int, ...] = (12, 8, 4)
     """Numbers of levels at which validation audio is judged."""
 
@@ -130,12 +133,15 @@ class CodecTask(Task):
     def _generator_loss(self, samples: Tensor, context: StepContext) -> LossOutput:
         config = self.config
         first_frame = torch.randint(0, _FIRST_FRAMES, (len(samples),), generator=context.generator)
-        output: CodecOutput = self.codec(
-            samples,
-            is_quantized=context.progress >= config.quantizer_start,
-            first_frame=first_frame,
-            generator=context.generator,
-        )
+        if context.progress >= config.decoder_only_start:
+            output = self._decode_frozen_codes(samples, first_frame, context.generator)
+        else:
+            output = self.codec(
+                samples,
+                is_quantized=context.progress >= config.quantizer_start,
+                first_frame=first_frame,
+                generator=context.generator,
+            )
         self._follow(samples)
         terms = {"mel": (config.mel_weight, self.mel_loss(samples, output.samples))}
         if config.stft_weight:
@@ -151,6 +157,27 @@ class CodecTask(Task):
         metrics |= {name: value.detach() for name, (_, value) in terms.items()}
         weighted = [weight * value for weight, value in terms.values()]
         return LossOutput(torch.stack(weighted).sum(), metrics)
+
+    def _decode_frozen_codes(
+        self, samples: Tensor, first_frame: Tensor, generator: torch.Generator
+    ) -> CodecOutput:
+        """Reconstructs from codes that no gradient reaches, with the quantizer's dropout."""
+        quantizer = self.codec.quantizer
+        with torch.no_grad():
+            latents = self.codec.encoder(samples)
+            codes = quantizer.encode(latents)
+            depth = codes.shape[1]
+            draws = torch.randint(1, depth + 1, (len(samples),), generator=generator)
+            is_dropped = torch.rand(len(samples), generator=generator)
+            is_dropped = is_dropped < self.config.codec.quantizer.dropout_probability
+            levels = torch.where(is_dropped, draws, depth).tolist()
+            carried = torch.cat(
+                [
+                    quantizer.decode(row[None, :level])
+                    for row, level in zip(codes, levels, strict=True)
+                ]
+            )
+        return CodecOutput(self.codec.decoder(carried, first_frame), latents, None)
 
     def _adversarial_terms(
         self, samples: Tensor, reconstruction: Tensor
