@@ -2,6 +2,7 @@
 
 import itertools
 import re
+import struct
 
 import numpy as np
 import pytest
@@ -15,6 +16,12 @@ from musiclm.data.rendered.arranger import compose, perform
 from musiclm.data.rendered.captions import templates, tidy, write_captions
 from musiclm.data.rendered.corpus import RenderSettings, render_corpus
 from musiclm.data.rendered.facts import facts_of
+from musiclm.data.rendered.game_midi import (
+    game_captions,
+    load_game_pieces,
+    midi_in_wad,
+    plan_game_clip,
+)
 from musiclm.data.rendered.harmony import coloured, infer_chords, voiced
 from musiclm.data.rendered.instruments import INSTRUMENTS
 from musiclm.data.rendered.mixing import balanced, in_room
@@ -70,12 +77,18 @@ def library():
     return TuneLibrary(tunes, (), cluster_names(tunes))
 
 
+def key(text):
+    found = parse_key(text)
+    assert found is not None
+    return found
+
+
 def test_abc_keys_and_metres():
-    assert parse_key("E Minor").alterations["F"] == 1
-    assert parse_key("Gm").tonic == 7
-    assert parse_key("Gm").alterations["B"] == -1
-    assert parse_key("Amix").alterations == dict.fromkeys("DEAB", 0) | {"F": 1, "C": 1, "G": 0}
-    assert parse_key("Bb").tonic == 10
+    assert key("E Minor").alterations["F"] == 1
+    assert key("Gm").tonic == 7
+    assert key("Gm").alterations["B"] == -1
+    assert key("Amix").alterations == dict.fromkeys("DEAB", 0) | {"F": 1, "C": 1, "G": 0}
+    assert key("Bb").tonic == 10
     assert parse_key("none") is None
     assert parse_metre("C|") == "4/4"
     assert parse_metre(" 6/8 % note") == "6/8"
@@ -247,8 +260,8 @@ def test_backing_fits_the_melody(library):
     right = wrong = total = 0
     for index in range(14):
         composition = compose(plan_clip(library, 2, index), 2)
-        chords = composition.part("chords")
-        if chords is None or composition.plan.style.harmony not in ("triad", "seventh"):
+        chords, style = composition.part("chords"), composition.plan.style
+        if chords is None or style is None or style.harmony not in ("triad", "seventh"):
             continue
         for note in composition.parts[0].notes:
             middle = (note.start_quarters + note.end_quarters) / 2
@@ -338,7 +351,7 @@ def test_missing_soundfont_is_one_helpful_line(tmp_path, monkeypatch):
 
 @needs_soundfont
 def test_synthesizer_plays_the_pitch_it_is_given_and_leaves_no_trace():
-    synthesizer = Synthesizer(SOUNDFONT)
+    synthesizer = Synthesizer(train_soundfont())
     program = Event(0.0, "program", 0, INSTRUMENTS["flute"].program)
     note = [program, Event(0.0, "on", 0, 69, 100), Event(1.0, "off", 0, 69)]
     first = synthesizer.render(note, 1.0)
@@ -375,7 +388,7 @@ def test_a_rendered_corpus_is_resumable_and_the_same_each_time(tmp_path, library
 
 @needs_soundfont
 def test_the_melody_is_heard_where_the_labels_say(library):
-    synthesizer = Synthesizer(SOUNDFONT)
+    synthesizer = Synthesizer(train_soundfont())
     right = total = 0
     plans = (plan_clip(library, 21, index) for index in itertools.count())
     arranged = (plan for plan in plans if plan.kind == "arranged" and plan.tempo_bpm < 110)
@@ -398,3 +411,43 @@ def test_the_melody_is_heard_where_the_labels_say(library):
             total += 1
     assert right / total > 0.6
     assert beat_quarters("6/8") == 1.5
+
+
+def midi_bytes(seconds):
+    """A MIDI file of one flute track: 96 ticks a quarter, a note a quarter of a second."""
+    events = b"\x00\xc0\x49"
+    for index in range(int(seconds * 4)):
+        pitch = 60 + index * 7 % 12
+        events += bytes([0, 0x90, pitch, 100, 48, 0x80, pitch, 0])
+    events += b"\x00\xff\x2f\x00"
+    head = b"MThd" + struct.pack(">IHHH", 6, 0, 1, 96)
+    return head + b"MTrk" + struct.pack(">I", len(events)) + events
+
+
+def test_game_music_is_found_in_folders_and_wads(tmp_path):
+    music = midi_bytes(30)
+    lumps = b"\x00" * 8 + music
+    directory = struct.pack("<ii8s", 12, 8, b"MAP01") + struct.pack(
+        "<ii8s", 20, len(music), b"D_E1M1"
+    )
+    head = struct.pack("<4sii", b"IWAD", 2, 12 + len(lumps))
+    (tmp_path / "game.wad").write_bytes(head + lumps + directory)
+    (tmp_path / "copy.mid").write_bytes(music)
+    (tmp_path / "other.mid").write_bytes(midi_bytes(40))
+    (tmp_path / "broken.mid").write_bytes(b"MThd")
+    assert midi_in_wad(b"not a wad") == []
+    (piece,) = load_game_pieces(tmp_path / "game.wad")
+    assert piece.name == "D_E1M1"
+    assert piece.end_seconds == pytest.approx(30.0, abs=0.1)
+    pieces = load_game_pieces(tmp_path)
+    assert len(pieces) == 2
+    with pytest.raises(DataError, match="freedoom"):
+        load_game_pieces(tmp_path / "broken.mid")
+    for seed in range(8):
+        clip = plan_game_clip(np.random.default_rng(seed), pieces, "train")
+        assert clip == plan_game_clip(np.random.default_rng(seed), pieces, "train")
+        assert clip.instruments == ("flute",)
+        assert 20 < clip.duration_seconds <= 60
+        captions = game_captions(np.random.default_rng(seed), clip)
+        assert all("flute" in caption.text for caption in captions)
+        assert clip.piece.split != "train" or not any(c.is_held_out for c in captions)

@@ -19,7 +19,7 @@ from musiclm.data.rendered.synthesizer import (
 )
 
 
-def prepare_rendered(
+def prepare_rendered(  # noqa: PLR0913  (one argument an option)
     dest: tyro.conf.Positional[Path],
     *,
     hours: float = 1.0,

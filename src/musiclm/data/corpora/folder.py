@@ -215,7 +215,7 @@ def _metadata(source: Path) -> dict[str, list[str]]:
     try:
         if csv_path.is_file():
             with csv_path.open(encoding="utf-8-sig", newline="") as file:
-                rows.extend(csv.DictReader(file))
+                rows += [dict[str, object](row) for row in csv.DictReader(file)]
         if jsonl_path.is_file():
             lines = jsonl_path.read_text(encoding="utf-8").splitlines()
             rows += [json.loads(line) for line in lines if line.strip()]

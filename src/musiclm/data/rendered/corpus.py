@@ -8,6 +8,7 @@ from itertools import count
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 from pydantic import Field, ValidationError
 
 from musiclm.core.config import Config
@@ -18,7 +19,13 @@ from musiclm.data.quality import quality_flags
 from musiclm.data.rendered.arranger import Composition, compose, perform
 from musiclm.data.rendered.captions import write_captions
 from musiclm.data.rendered.facts import instrument_names
-from musiclm.data.rendered.plan import plan_clip
+from musiclm.data.rendered.game_midi import (
+    game_captions,
+    load_game_pieces,
+    perform_game_clip,
+    plan_game_clip,
+)
+from musiclm.data.rendered.plan import drawn_split, plan_clip
 from musiclm.data.rendered.score import PITCH_NAMES, beat_quarters
 from musiclm.data.rendered.synthesizer import SAMPLE_RATE_HZ, Synthesizer
 from musiclm.data.rendered.tunes import COLLECTION_TITLES, TuneLibrary, load_library
@@ -26,6 +33,7 @@ from musiclm.data.rendered.tunes import COLLECTION_TITLES, TuneLibrary, load_lib
 SETTINGS_NAME = "rendered.json"
 _FORMAT_VERSION = 1
 _MANIFEST_EVERY = 100
+_GAME_SHARE = 1 / 16
 
 
 class RenderSettings(Config):
@@ -39,6 +47,8 @@ class RenderSettings(Config):
     """Path of the soundfont for training clips."""
     held_out_soundfont: str = ""
     """Path of the soundfont only validation and test clips use; empty for none."""
+    game_midi: str = ""
+    """A WAD, or a folder of WAD or MIDI files, for one clip in sixteen; empty for none."""
     format_version: int = _FORMAT_VERSION
     """Raised when the same seed gives other clips than before."""
 
@@ -60,6 +70,8 @@ class ClipRenderer:
         self.settings = settings
         self.library = library
         self._synthesizers: dict[str, Synthesizer] = {}
+        has_games = bool(settings.game_midi)
+        self._pieces = load_game_pieces(Path(settings.game_midi)) if has_games else ()
 
     def render(self, index: int) -> Clip | None:
         """Makes clip `index`, audio and all; None when it came out unusable.
@@ -67,10 +79,12 @@ class ClipRenderer:
         Audio that is there already is kept: file names and contents follow from the settings.
         """
         seed = self.settings.seed
+        draw = np.random.default_rng([seed, index, 4])
+        if self._pieces and draw.random() < _GAME_SHARE:
+            return self._render_game(draw, index)
         composition = compose(plan_clip(self.library, seed, index), seed)
-        clip_id = f"r{index:06d}"
-        path = Path("audio") / f"{index // 1000:03d}" / f"{clip_id}.{self.settings.audio_format}"
-        font = self._soundfont(composition)
+        clip_id, path = self._name(index)
+        font = self._soundfont(is_held_out=composition.plan.uses_held_out_soundfont)
         if not (self.folder / path).is_file():
             wave = perform(composition, self._synthesizer(font), seed)
             if quality_flags(wave, min_seconds=5.0):
@@ -78,10 +92,41 @@ class ClipRenderer:
             wave.write(self.folder / path)
         return _clip(composition, self.library, clip_id, path, (font, seed))
 
-    def _soundfont(self, composition: Composition) -> str:
+    def _name(self, index: int) -> tuple[str, Path]:
+        clip_id = f"r{index:06d}"
+        name = f"{clip_id}.{self.settings.audio_format}"
+        return clip_id, Path("audio") / f"{index // 1000:03d}" / name
+
+    def _render_game(self, draw: np.random.Generator, index: int) -> Clip | None:
+        game = plan_game_clip(draw, self._pieces, drawn_split(draw))
+        clip_id, path = self._name(index)
+        font = self._soundfont(is_held_out=game.uses_held_out_soundfont)
+        if not (self.folder / path).is_file():
+            wave = perform_game_clip(game, self._synthesizer(font))
+            if quality_flags(wave, min_seconds=5.0):
+                return None
+            wave.write(self.folder / path)
+        return Clip(
+            clip_id=clip_id,
+            path=path.as_posix(),
+            duration_seconds=round(game.duration_seconds * SAMPLE_RATE_HZ) / SAMPLE_RATE_HZ,
+            sample_rate_hz=SAMPLE_RATE_HZ,
+            split=game.piece.split,
+            captions=game_captions(draw, game),
+            labels=Labels(
+                instruments=game.instruments,
+                style="video game",
+                tempo_bpm=game.piece.tempo_bpm,
+                soundfont=Path(font).stem,
+                melody_cluster=f"game/{game.piece.group}",
+            ),
+            source=f"game music: {game.piece.name}",
+            licence="as the given MIDI files; Freedoom is BSD-3-Clause",
+        )
+
+    def _soundfont(self, *, is_held_out: bool) -> str:
         held_out = self.settings.held_out_soundfont
-        uses_it = composition.plan.uses_held_out_soundfont and held_out
-        return held_out if uses_it else self.settings.soundfont
+        return held_out if is_held_out and held_out else self.settings.soundfont
 
     def _synthesizer(self, path: str) -> Synthesizer:
         if path not in self._synthesizers:

@@ -1,6 +1,7 @@
 """Facts: what is true of a composition, as words for the slots of the caption templates."""
 
 import tomllib
+from collections.abc import Iterable
 from functools import lru_cache
 from importlib import resources
 
@@ -100,7 +101,7 @@ def facts_of(composition: Composition) -> dict[str, tuple[str, ...]]:
         facts["solo"] = tuple(n for n in _names(plan.lead) if not n.startswith("solo "))
         facts.pop("genre")
     elif plan.kind == "chorale":
-        facts["ensemble"] = (_joined(dict.fromkeys(i.name for i in plan.ensemble)),)
+        facts["ensemble"] = (joined(i.name for i in plan.ensemble),)
     else:
         facts |= _players(composition)
     if not composition.has_drums:
@@ -110,8 +111,9 @@ def facts_of(composition: Composition) -> dict[str, tuple[str, ...]]:
     return facts
 
 
-def _joined(names: dict[str, None]) -> str:
-    listed = list(names)
+def joined(names: Iterable[str]) -> str:
+    """Names, each once, as a list in a sentence."""
+    listed = list(dict.fromkeys(names))
     return listed[0] if len(listed) == 1 else ", ".join(listed[:-1]) + " and " + listed[-1]
 
 
@@ -141,7 +143,7 @@ def _players(composition: Composition) -> dict[str, tuple[str, ...]]:
     if len(backing) >= 2 or (backing and drums is not None):
         # All of it, and shorter lists that leave something out.
         shorter = [backing[:2], backing[-2:]] if len(backing) > 2 else []
-        facts["backing"] = tuple(_joined(dict.fromkeys(b)) for b in (backing, *shorter))
+        facts["backing"] = tuple(joined(b) for b in (backing, *shorter))
     event = _event(composition)
     if event:
         facts["event"] = event

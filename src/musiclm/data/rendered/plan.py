@@ -106,7 +106,7 @@ class ClipPlan:
 def plan_clip(library: TuneLibrary, seed: int, index: int) -> ClipPlan:
     """Decides everything about clip `index`, from the seed and the index only."""
     draw = np.random.default_rng([seed, index])
-    split = _drawn_split(draw)
+    split = drawn_split(draw)
     kind = str(draw.choice(["arranged", "unaccompanied", "chorale"], p=[0.84, 0.11, 0.05]))
     # Fall back from the chorales when a split of a small library has none.
     tunes = library.of_split(split, chorales=kind == "chorale") or library.of_split(split)
@@ -118,7 +118,8 @@ def plan_clip(library: TuneLibrary, seed: int, index: int) -> ClipPlan:
     return replace(plan, index=index)
 
 
-def _drawn_split(draw: np.random.Generator) -> Split:
+def drawn_split(draw: np.random.Generator) -> Split:
+    """A split, in the shares of the groups."""
     fraction = draw.random()
     return "train" if fraction < 0.9 else "validation" if fraction < 0.95 else "test"
 
