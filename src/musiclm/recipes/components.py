@@ -76,9 +76,9 @@ def component_run(
         part = recipe.codec
         with _initial_draws(part.trainer, component):
             task = CodecTask(part.task)
-        return ComponentRun(
-            task, CropSource(corpus, part.crops, seed=part.trainer.seed), part.trainer
-        )
+        source = CropSource(corpus, part.crops, seed=part.trainer.seed)
+        task.start_codec(source, seed=part.trainer.seed)
+        return ComponentRun(task, source, part.trainer)
     if component == "semantic":
         part = recipe.semantic
         with _initial_draws(part.trainer, component):

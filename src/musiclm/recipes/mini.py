@@ -3,6 +3,7 @@
 from musiclm.audio.spectrogram import LogMelConfig
 from musiclm.codec.losses import MelLossConfig, StftLossConfig
 from musiclm.codec.soundstream import SoundStreamConfig
+from musiclm.codec.spectral import SpectralConfig
 from musiclm.conditioning.audio_tower import AudioTowerConfig
 from musiclm.conditioning.resnet import ResNetConfig
 from musiclm.conditioning.tokenizer import ConditioningTokenizerConfig
@@ -65,25 +66,31 @@ def mini() -> Recipe:
 def _codec() -> CodecRecipe:
     return CodecRecipe(
         task=CodecTaskConfig(
-            codec=SoundStreamConfig(quantizer=QuantizerConfig(dropout_probability=0.5)),
+            codec=SoundStreamConfig(
+                spectral=SpectralConfig(latent_dim=128),
+                quantizer=QuantizerConfig(
+                    codebook_dim=128, dropout_probability=0.5, kmeans_iterations=6
+                ),
+            ),
             mel=MelLossConfig(
                 window_lengths=(256, 512, 1024, 2048),
                 linear_weight=5.0,
                 log_weight=1.0,
                 is_scale_weighted=False,
             ),
-            stft=StftLossConfig(),
-            mel_weight=3.0,
-            stft_weight=2.0,
+            stft=StftLossConfig(window_lengths=(2048, 4096)),
+            mel_weight=2.0,
+            stft_weight=3.0,
             commitment_weight=0.25,
-            quantizer_start=0.4,
+            closed_form_batches=100,
+            quantizer_start=0.0,
             discriminator_start=1.0,
             generator=OptimizerConfig(
-                learning_rate=1e-3,
+                learning_rate=4e-4,
                 betas=(0.9, 0.99),
                 warmup_steps=200,
                 final_fraction=0.02,
-                clip_norm=5.0,
+                clip_norm=1.0,
             ),
         ),
         crops=CropSourceConfig(
@@ -95,6 +102,7 @@ def _codec() -> CodecRecipe:
             validation_seconds=5.0,
         ),
         trainer=TrainerConfig(num_steps=12_000, use_bf16=True, validate_every=1_000),
+        storage="int8",
     )
 
 
