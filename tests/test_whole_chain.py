@@ -112,8 +112,10 @@ def test_the_command_writes_music_and_its_record_and_repeats_it(folder, tmp_path
 def test_the_command_makes_batches_with_seeds_that_count_up(folder, tmp_path):
     out = tmp_path / "a.wav"
     main(
-        ["generate", "a piano", "--duration", "0.5", "--batch", "2", "--seed", "7"]
-        + ["--output", str(out), "--model", str(folder), "--device", "cpu"]
+        [
+            *("generate", "a piano", "--duration", "0.5", "--batch", "2", "--seed", "7"),
+            *("--output", str(out), "--model", str(folder), "--device", "cpu"),
+        ]
     )
     seeds = [json.loads((tmp_path / f"a-{n}.json").read_text())["seed"] for n in (1, 2)]
     assert seeds == [7, 8]

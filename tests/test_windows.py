@@ -11,7 +11,7 @@ def test_every_frame_is_made_once_and_in_order(num_frames, window, overlap, num_
     done = num_known
     for piece in sliding_windows(num_frames, window, overlap, num_known):
         assert piece.start + piece.num_known == done
-        assert 0 < piece.num_new
+        assert piece.num_new > 0
         assert piece.stop - piece.start <= window
         done = piece.stop
     assert done == max(num_frames, num_known)

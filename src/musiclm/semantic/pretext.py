@@ -25,8 +25,10 @@ class PretextConfig(Config):
     """Wrong answers a hidden frame, drawn from the other hidden frames of its clip."""
     similarity_temperature: float = Field(default=0.1, gt=0)
     """Divides the cosines of the contrastive loss."""
+    contrastive_weight: float = Field(default=1.0, ge=0)
+    """Weight of the contrastive loss."""
     prediction_weight: float = Field(default=1.0, ge=0)
-    """Weight of the masked-prediction loss; the contrastive loss has 1."""
+    """Weight of the masked-prediction loss."""
     seen_weight: float = Field(default=0.0, ge=0)
     """Weight of the same loss on frames that were not hidden (Hsu 2021, Sec. 3.1), which teaches
     short runs the codes themselves; w2v-BERT has none."""

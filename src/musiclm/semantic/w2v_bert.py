@@ -22,6 +22,8 @@ from musiclm.semantic.prototypes import PrototypeQuantizer
 
 _STRIDE = 4
 _MASK_DEVIATION = 0.1
+_CALIBRATION_CROPS = 32
+_WHITENING_FLOOR = 3e-3
 
 
 class W2vBertConfig(Config):
@@ -152,6 +154,46 @@ class FrontEnd(nn.Module):
             frames = torch.cat([frames, functional.gelu(slow)], dim=-1)
         return self.norm(self.project(frames))
 
+    @torch.no_grad()
+    def calibrate(self, spectra: Spectra) -> None:
+        """Rescales each layer so that its outputs have mean 0 and deviation 1 on some audio.
+
+        Log-mels share most of their energy from frame to frame; without this, what differs would
+        be a ripple on a constant, and a short run would end before the blocks have found it.
+        """
+        image = (spectra.fast - self.config.input_mean) / self.config.input_deviation
+        for layer in (self.first, self.second):
+            image = functional.gelu(
+                _calibrated(layer, image if image.ndim == 4 else image[:, None])
+            )
+        frames = rearrange(image, "batch channels bands frames -> batch frames (channels bands)")
+        if spectra.slow is not None and self.slow_project is not None:
+            slow = _calibrated(self.slow_project, _shape(spectra.slow))
+            frames = torch.cat([frames, functional.gelu(slow)], dim=-1)
+        _calibrated(self.project, frames)
+        _whiten(self.project, frames)
+
+
+def _whiten(layer: nn.Linear, inputs: Float[Tensor, "batch frames dim"]) -> None:
+    """Rotates and stretches a layer so that its outputs vary alike in every direction."""
+    outputs = layer(inputs).flatten(0, 1)
+    values, vectors = torch.linalg.eigh(torch.cov(outputs.T))
+    stretch = (values + _WHITENING_FLOOR * values.mean()).rsqrt()
+    matrix = vectors @ torch.diag(stretch) @ vectors.T
+    layer.weight.copy_(matrix @ layer.weight)
+    layer.bias.copy_(matrix @ (layer.bias - outputs.mean(dim=0)))
+
+
+def _calibrated(layer: nn.Conv2d | nn.Linear, inputs: Tensor) -> Tensor:
+    """The layer's outputs on some inputs after it was rescaled to standardise them."""
+    outputs = layer(inputs)
+    axes = (0, 2, 3) if isinstance(layer, nn.Conv2d) else (0, 1)
+    mean, deviation = outputs.mean(dim=axes), outputs.std(dim=axes).clamp(min=1e-4)
+    assert layer.bias is not None
+    layer.weight.div_(deviation.view(-1, *[1] * (layer.weight.ndim - 1)))
+    layer.bias.sub_(mean).div_(deviation)
+    return layer(inputs)
+
 
 def _shape(
     log_mel: Float[Tensor, "batch mels frames"],
@@ -237,6 +279,10 @@ class W2vBert(nn.Module):
         self.prediction_head = nn.Linear(dim, config.codebook_size)
         reads_spectra = config.targets == "spectra"
         self.spectrum_head = nn.Linear(dim, config.num_bands) if reads_spectra else None
+        # Random guesses would first of all teach the blocks to say less: heads start from none.
+        for head in (self.prediction_head, self.spectrum_head):
+            if head is not None:
+                nn.init.zeros_(head.weight)
 
     def forward(
         self,
@@ -285,13 +331,14 @@ class W2vBert(nn.Module):
     ) -> None:
         """Settles the prototypes of `targets="spectra"`, before training, on a hundred crops or so.
 
-        Does nothing when they are settled already, or when the quantizer is learned.
+        The front end is calibrated on the same audio. Does nothing when the prototypes are settled
+        already, or when the quantizer is learned.
         """
-        quantizer = self.quantizer
+        quantizer, front_end = self.quantizer, self.encoder.front_end
         if isinstance(quantizer, PrototypeQuantizer) and not quantizer.get_buffer("is_started"):
-            read = self.encoder.front_end.read
-            shapes = torch.cat([read(some).shapes().flatten(0, 1) for some in samples.split(8)])
-            quantizer.start(shapes, generator=generator)
+            shapes = [front_end.read(some).shapes().flatten(0, 1) for some in samples.split(8)]
+            quantizer.start(torch.cat(shapes), generator=generator)
+            front_end.calibrate(front_end.read(samples[:_CALIBRATION_CROPS]))
 
     def features(
         self, samples: Float[Tensor, "batch samples"], layer: int

@@ -153,7 +153,7 @@ class SemanticTask(Task):
         seen = prediction_loss(output.logits, targets.codes, ~mask)
         diversity = diversity_loss(targets.probabilities)
         loss = (
-            contrastive.loss
+            pretext.contrastive_weight * contrastive.loss
             + pretext.prediction_weight * prediction.loss
             + (pretext.seen_weight * seen.loss if pretext.seen_weight else 0.0)
             + pretext.diversity_weight * diversity
