@@ -111,7 +111,7 @@ class Corpus:
         path = folder / MANIFEST_NAME
         if not path.is_file():
             raise DataError(
-                f"{folder} is no corpus (it has no {MANIFEST_NAME}). Make one with `musiclm prepare`."
+                f"{folder} is no corpus: it has no {MANIFEST_NAME}. Make one: `musiclm prepare`."
             )
         clips: list[Clip] = []
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
