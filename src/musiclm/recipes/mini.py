@@ -44,7 +44,7 @@ def mini() -> Recipe:
             num_steps=3000,
             transformer=_transformer(dim=256, num_layers=6),
             style=LayoutStyle(conditioning="sum"),
-            crops=TokenCropConfig(crop_seconds=20.0, batch_size=12, validation_crops=48),
+            crops=TokenCropConfig(crop_seconds=10.0, batch_size=8, validation_crops=48),
         ),
         coarse_stage=_stage(
             num_steps=3000,
@@ -52,7 +52,7 @@ def mini() -> Recipe:
             style=LayoutStyle(
                 target="delay", conditioning="sum", frames="aligned", look_ahead_frames=1
             ),
-            crops=TokenCropConfig(crop_seconds=10.0, batch_size=8, validation_crops=32),
+            crops=TokenCropConfig(crop_seconds=6.0, batch_size=6, validation_crops=32),
         ),
         fine_stage=_stage(
             num_steps=2000,
@@ -160,7 +160,7 @@ def _mulan() -> MuLanRecipe:
                 stage_blocks=(1, 2, 2, 3),
             ),
         ),
-        text=TextRecipe(num_layers=3, num_frequent_pieces=3500),
+        text=TextRecipe(num_layers=3, num_frequent_pieces=4500),
         task=MuLanTaskConfig(
             optimizer=OptimizerConfig(
                 learning_rate=2e-3, betas=(0.9, 0.98), weight_decay=0.01, warmup_steps=40
@@ -169,6 +169,7 @@ def _mulan() -> MuLanRecipe:
                 learning_rate=1e-4, betas=(0.9, 0.98), weight_decay=0.01, warmup_steps=80
             ),
             num_frozen_text_layers=1,
+            text_rest_fraction=0.6,
             use_bf16=True,
         ),
         pairs=PairSourceConfig(batch_size=64, validation_pairs=256),
@@ -176,7 +177,7 @@ def _mulan() -> MuLanRecipe:
             num_steps=1_500, use_bf16=False, ema_decay=0.99, validate_every=100, keep_samples=0
         ),
         tokenizer=ConditioningTokenizerConfig(
-            quantizer=QuantizerConfig(codebook_dim=128), num_levels=6
+            quantizer=QuantizerConfig(codebook_dim=128), num_levels=3
         ),
     )
 
