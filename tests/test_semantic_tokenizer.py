@@ -12,7 +12,8 @@ from musiclm.core.errors import AudioError, CheckpointError, ConfigError
 from musiclm.core.runtime import RandomStreams
 from musiclm.layers.conformer import ConformerConfig
 from musiclm.semantic.tokenizer import SemanticTokenizer, SemanticTokenizerConfig
-from musiclm.semantic.w2v_bert import W2vBert, W2vBertConfig
+from musiclm.semantic.w2v_bert import W2vBert
+from musiclm.semantic.w2v_bert_config import W2vBertConfig
 from musiclm.tokens.spec import Tokenizer
 
 CONFIG = SemanticTokenizerConfig(

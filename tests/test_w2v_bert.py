@@ -11,6 +11,7 @@ from musiclm.audio.spectrogram import LogMelConfig
 from musiclm.core.errors import ConfigError
 from musiclm.core.runtime import RandomStreams
 from musiclm.layers.conformer import ConformerConfig
+from musiclm.semantic.front_end import FrontEnd
 from musiclm.semantic.gumbel import GumbelQuantizer
 from musiclm.semantic.pretext import (
     PretextConfig,
@@ -21,7 +22,8 @@ from musiclm.semantic.pretext import (
     draw_mask,
     prediction_loss,
 )
-from musiclm.semantic.w2v_bert import W2vBert, W2vBertConfig
+from musiclm.semantic.w2v_bert import W2vBert
+from musiclm.semantic.w2v_bert_config import W2vBertConfig
 from musiclm.training.task import Batch, BatchSource, OptimizerConfig, StepContext
 from musiclm.training.tasks.semantic import CollapseAlarmConfig, SemanticTask, SemanticTaskConfig
 
@@ -152,6 +154,38 @@ def test_prototypes_are_settled_once_and_do_not_collapse():
     louder = task.loss("w2v_bert", {"samples": 2 * batch["samples"]}, context(0))
     change = louder.metrics["perplexity"] / first.metrics["perplexity"]
     assert float(change) == pytest.approx(1, abs=0.3)
+
+
+def test_a_calibrated_front_end_varies_alike_in_every_direction():
+    front_end = FrontEnd(TINY)
+    spectra = front_end.read(melody(8))
+    variances: list[torch.Tensor] = []
+    for _ in range(2):
+        frames = front_end.embed(spectra).flatten(0, 1).detach()
+        variances.append(torch.linalg.eigvalsh(torch.cov(frames.T)).flip(0))
+        front_end.calibrate(spectra)
+    before, after = (spread[0] / spread[len(spread) // 2] for spread in variances)
+    assert float(after) < 0.3 * float(before)
+
+
+def test_spectral_targets_teach_the_blocks_within_a_few_steps():
+    pretext = PretextConfig(
+        contrastive_weight=0.3, prediction_weight=0.3, spectrum_weight=3.0, diversity_weight=0.0
+    )
+    model_config = TINY.model_copy(update={"targets": "spectra"})
+    task = SemanticTask(
+        SemanticTaskConfig(w2v_bert=model_config, pretext=pretext, target_batches=4)
+    )
+    task.start_targets(Crops(), seed=1)
+    optimizer = torch.optim.AdamW(task.model.parameters(), lr=5e-3)
+    errors: list[float] = []
+    for step in range(40):
+        output = task.loss("w2v_bert", Crops().batch(0, step), context(step))
+        optimizer.zero_grad()
+        output.loss.backward()
+        optimizer.step()
+        errors.append(float(output.metrics["seen_spectrum_error"]))
+    assert errors[-1] < 0.8 * errors[0]
 
 
 @pytest.mark.parametrize("slow", [True, False])

@@ -22,7 +22,8 @@ from musiclm.recipes.recipe import (
     TextRecipe,
 )
 from musiclm.semantic.tokenizer import SemanticTokenizerConfig
-from musiclm.semantic.w2v_bert import W2vBertConfig
+from musiclm.semantic.pretext import PretextConfig
+from musiclm.semantic.w2v_bert_config import W2vBertConfig
 from musiclm.stages.layout import LayoutStyle
 from musiclm.training.semantic_tokenizer import SemanticFitConfig
 from musiclm.training.task import OptimizerConfig
@@ -129,19 +130,28 @@ def _semantic() -> SemanticRecipe:
     return SemanticRecipe(
         task=SemanticTaskConfig(
             w2v_bert=model,
+            # With full weight on the losses of the published model, a run of a few thousand steps
+            # stays where all frames look alike; the spectra lead it out, the rest follows.
+            pretext=PretextConfig(
+                contrastive_weight=0.1,
+                prediction_weight=0.1,
+                seen_weight=0.1,
+                spectrum_weight=3.0,
+                diversity_weight=0.0,
+            ),
             optimizer=OptimizerConfig(
-                learning_rate=1.5e-3,
+                learning_rate=1.2e-3,
                 betas=(0.9, 0.98),
                 weight_decay=0.01,
-                warmup_steps=60,
-                final_fraction=0.02,
+                warmup_steps=30,
+                final_fraction=0.05,
             ),
         ),
         tokenizer=SemanticTokenizerConfig(w2v_bert=model, layer=2),
         crops=CropSourceConfig(
-            crop_seconds=8.0, batch_size=4, gain_db_range=(-6.0, 3.0), validation_crops=12
+            crop_seconds=6.0, batch_size=4, gain_db_range=(-6.0, 3.0), validation_crops=12
         ),
-        trainer=TrainerConfig(num_steps=2_000, use_bf16=False, ema_decay=0.99, validate_every=200),
+        trainer=TrainerConfig(num_steps=6_000, use_bf16=False, ema_decay=0.99, validate_every=200),
         fit=SemanticFitConfig(num_batches=120, max_vectors=180_000, num_epochs=20),
     )
 

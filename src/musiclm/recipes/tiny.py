@@ -21,7 +21,7 @@ from musiclm.recipes.recipe import (
     TextRecipe,
 )
 from musiclm.semantic.tokenizer import SemanticTokenizerConfig
-from musiclm.semantic.w2v_bert import W2vBertConfig
+from musiclm.semantic.w2v_bert_config import W2vBertConfig
 from musiclm.stages.layout import LayoutStyle
 from musiclm.training.semantic_tokenizer import SemanticFitConfig
 from musiclm.training.task import OptimizerConfig

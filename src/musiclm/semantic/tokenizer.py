@@ -15,7 +15,8 @@ from torch.nn import functional
 from musiclm.core.config import Config
 from musiclm.core.errors import AudioError, ConfigError
 from musiclm.core.pretrained import Storage, load_weights, read_config_json, save_weights
-from musiclm.semantic.w2v_bert import W2vBert, W2vBertConfig, W2vBertEncoder
+from musiclm.semantic.w2v_bert import W2vBert, W2vBertEncoder
+from musiclm.semantic.w2v_bert_config import W2vBertConfig
 from musiclm.tokens.spec import TokenSpec
 
 _WINDOWS_AT_ONCE = 8

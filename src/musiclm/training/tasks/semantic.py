@@ -20,7 +20,8 @@ from musiclm.semantic.pretext import (
     prediction_loss,
     spectrum_loss,
 )
-from musiclm.semantic.w2v_bert import W2vBert, W2vBertConfig
+from musiclm.semantic.w2v_bert import W2vBert
+from musiclm.semantic.w2v_bert_config import W2vBertConfig
 from musiclm.training.task import Batch, BatchSource, LossOutput, OptimizerConfig, StepContext, Task
 
 
