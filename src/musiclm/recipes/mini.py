@@ -21,8 +21,8 @@ from musiclm.recipes.recipe import (
     StageRecipe,
     TextRecipe,
 )
-from musiclm.semantic.tokenizer import SemanticTokenizerConfig
 from musiclm.semantic.pretext import PretextConfig
+from musiclm.semantic.tokenizer import SemanticTokenizerConfig
 from musiclm.semantic.w2v_bert_config import W2vBertConfig
 from musiclm.stages.layout import LayoutStyle
 from musiclm.training.semantic_tokenizer import SemanticFitConfig
