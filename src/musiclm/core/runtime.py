@@ -91,3 +91,18 @@ def _usable_cpus() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+@contextmanager
+def one_thread() -> Generator[None, None, None]:
+    """Runs the block on one CPU thread.
+
+    For steps too small to share: on a busy machine threads that wait for one another cost many
+    times what they save.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

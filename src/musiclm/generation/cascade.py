@@ -1,13 +1,14 @@
 """The cascade: conditioning ► semantic ► coarse ► fine tokens, window by window."""
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 from torch.nn import functional
 
-from musiclm.core.runtime import RandomStreams
+from musiclm.core.runtime import RandomStreams, one_thread
 from musiclm.generation.prompt import GenerationSettings
 from musiclm.generation.windows import sliding_windows
 from musiclm.stages.decoding import SamplingConfig, generate, generate_frames
@@ -15,6 +16,7 @@ from musiclm.stages.language_model import StageModel
 
 ProgressReport = Callable[[str, float], None]
 _MAX_FINE_ROWS = 32
+_SMALL_BATCH = 4
 
 
 def no_report(stage: str, fraction: float) -> None:
@@ -56,6 +58,17 @@ class Cascade:
             streams: Random streams, one a sample.
             progress: Told of each stage's progress.
         """
+        with one_thread() if len(streams) <= _SMALL_BATCH else nullcontext():
+            return self._all_stages(conditioning, duration_seconds, settings, streams, progress)
+
+    def _all_stages(
+        self,
+        conditioning: Tensor,
+        duration_seconds: float,
+        settings: GenerationSettings,
+        streams: Sequence[RandomStreams],
+        progress: ProgressReport,
+    ) -> tuple[Tensor, Tensor]:
         rate = self.semantic.layout.target.spec.frame_rate_hz
         num_frames = max(1, -int(-duration_seconds * rate // 1))
         semantic = self._slide(
