@@ -8,7 +8,7 @@ import torch
 
 from musiclm.core.errors import ConfigError, PromptError
 from musiclm.stages.decoding import SamplingConfig, generate, generate_frames, sample_codes
-from tests.support.stages import SIZE, STYLES, make_codes, make_layout, make_model
+from tests.support.stages import SIZE, STYLES, Positions, make_codes, make_layout, make_model
 
 STAGES = pytest.mark.parametrize("stage", ["semantic", "coarse", "fine"])
 ALL_STYLES = pytest.mark.parametrize("style", list(STYLES))
@@ -19,7 +19,7 @@ def generators(*seeds):
     return [torch.Generator().manual_seed(seed) for seed in seeds]
 
 
-def make(stage, style, positions="rotary"):
+def make(stage, style, positions: Positions = "rotary"):
     layout = make_layout(stage, STYLES[style])
     codes = make_codes(layout, NUM_FRAMES)
     return make_model(layout, positions), {part.name: codes[part.name] for part in layout.prefixes}

@@ -4,7 +4,8 @@ from importlib import import_module
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["Generation", "MusicLM", "Waveform", "__version__"]
+# Loaded by __getattr__, so a type checker cannot see them here.
+__all__ = ["Generation", "MusicLM", "Waveform", "__version__"]  # pyright: ignore[reportUnsupportedDunderAll]
 
 _HOMES = {
     "MusicLM": "musiclm.generation.musiclm",

@@ -38,7 +38,7 @@ class RandomStreams:
         has_cuda = torch.cuda.is_initialized()
         cuda_state = torch.cuda.get_rng_state() if has_cuda else None
         seed = self.generator(*name).initial_seed()
-        torch.random.default_generator.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         if has_cuda:
             torch.cuda.manual_seed(seed)
         try:

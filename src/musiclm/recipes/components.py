@@ -1,5 +1,6 @@
 """Components: what a recipe's parts are built from and trained on, by name."""
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -36,7 +37,7 @@ from musiclm.training.trainer import TrainerConfig
 ComponentName = Literal[
     "codec", "semantic", "mulan", "semantic-stage", "coarse-stage", "fine-stage"
 ]
-STAGE_OF: dict[str, StageName] = {
+STAGE_OF: dict[ComponentName, StageName] = {
     "semantic-stage": "semantic",
     "coarse-stage": "coarse",
     "fine-stage": "fine",
@@ -197,7 +198,9 @@ def _stage_run(recipe: Recipe, stage: StageName, data: Path, model: Path | None)
     )
 
 
-def _initial_draws(trainer: TrainerConfig, component: str):  # noqa: ANN202  (a context manager)
+def _initial_draws(
+    trainer: TrainerConfig, component: str
+) -> AbstractContextManager[None, bool | None]:
     return RandomStreams(trainer.seed).layers_draw_from("init", component)
 
 

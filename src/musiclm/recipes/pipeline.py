@@ -11,8 +11,14 @@ from musiclm.core.runtime import Runtime
 from musiclm.data.manifest import Corpus
 from musiclm.data.tokenize import CorpusModels, tokenize_corpus
 from musiclm.generation.bundle import BundleConfig, write_bundle_config
-from musiclm.recipes.components import ComponentName, component_run, fit_mulan, fit_semantic
-from musiclm.recipes.recipe import Recipe
+from musiclm.recipes.components import (
+    STAGE_OF,
+    ComponentName,
+    component_run,
+    fit_mulan,
+    fit_semantic,
+)
+from musiclm.recipes.recipe import Recipe, StageName
 from musiclm.semantic.tokenizer import SemanticTokenizer
 from musiclm.stages.language_model import StageConfig, StageModel
 from musiclm.training.trainer import LAST_NAME, train
@@ -46,8 +52,8 @@ def build_model(
     builder.semantic()
     builder.mulan()
     builder.tokens()
-    for part in ("semantic-stage", "coarse-stage", "fine-stage"):
-        builder.stage(part)
+    for component, name in STAGE_OF.items():
+        builder.stage(component, name)
     write_bundle_config(output, BundleConfig(name=recipe.name))
     say(f"{output}: the model is whole")
 
@@ -128,7 +134,7 @@ class _Builder:
             device=self.runtime.device,
         )
 
-    def stage(self, component: ComponentName) -> None:
+    def stage(self, component: ComponentName, name: StageName) -> None:
         """Trains one language model."""
         output = self.output / f"{component.replace('-', '_')}.safetensors"
         if output.is_file():
@@ -137,7 +143,7 @@ class _Builder:
         config_json = read_config_json(weights)
         model = StageModel(StageConfig.from_json(config_json))
         load_weights(model, weights)
-        storage = self.recipe.stage(model.layout.name).storage
+        storage = self.recipe.stage(name).storage
         save_weights(model, output, config_json=config_json, storage=storage)
 
     @property
