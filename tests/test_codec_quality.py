@@ -1,5 +1,6 @@
 """Codec quality: same input scores best, empty input is handled, known triples hold."""
 
+import importlib.util
 import math
 import shutil
 
@@ -35,6 +36,9 @@ def test_note_f1_triples():
     assert math.isclose(note_f1(reference, half), 2 / 3)
 
 
+@pytest.mark.skipif(
+    importlib.util.find_spec("basic_pitch") is None, reason="basic-pitch is not installed"
+)
 def test_the_listener_hears_the_notes_that_sound():
     pytest.importorskip("onnxruntime")
     listener = NoteListener()

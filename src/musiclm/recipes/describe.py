@@ -59,8 +59,8 @@ def describe_parts(recipe: Recipe) -> list[PartDescription]:
             name=name,
             num_parameters=count_parameters(module),
             codes=f"{spec.num_quantizers} x {spec.codebook_size}",
-            frame_rate_hz=spec.frame_rate_hz,
-            tokens_per_second=spec.frame_rate_hz * spec.num_quantizers,
+            frame_rate_hz=float(spec.frame_rate_hz),
+            tokens_per_second=float(spec.frame_rate_hz * spec.num_quantizers),
         )
         for (name, module), spec in zip(modules.items(), specs, strict=True)
     ]
