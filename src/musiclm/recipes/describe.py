@@ -8,8 +8,8 @@ from torch import nn
 
 from musiclm.codec.soundstream import SoundStream
 from musiclm.conditioning.audio_tower import AudioTower
-from musiclm.conditioning.text_tower import TextTower
-from musiclm.recipes.components import text_tower_config
+from musiclm.conditioning.text_tower import TextTower, TextTowerConfig
+from musiclm.conditioning.word_pieces import SPECIAL_PIECES
 from musiclm.recipes.recipe import Recipe, StageName
 from musiclm.semantic.w2v_bert import W2vBert
 from musiclm.stages.language_model import StageModel
@@ -39,8 +39,12 @@ class StageDescription:
 
 
 def describe_parts(recipe: Recipe) -> list[PartDescription]:
-    """Codec, w2v-BERT and MuLan's towers, counted on the meta device."""
-    text = text_tower_config(recipe, [])
+    """Codec, w2v-BERT and MuLan's towers, counted on the meta device.
+
+    The text tower is counted with as many word pieces as the recipe keeps for their frequency; the
+    words of a corpus add some more.
+    """
+    text = _text_tower_config(recipe)
     with torch.device("meta"):
         modules: dict[str, nn.Module] = {
             "codec (SoundStream)": SoundStream(recipe.codec.task.codec),
@@ -64,6 +68,18 @@ def describe_parts(recipe: Recipe) -> list[PartDescription]:
         )
         for (name, module), spec in zip(modules.items(), specs, strict=True)
     ]
+
+
+def _text_tower_config(recipe: Recipe) -> TextTowerConfig:
+    part = recipe.mulan.text
+    numbered = (f"piece{number}" for number in range(part.num_frequent_pieces))
+    return TextTowerConfig(
+        vocabulary=(*SPECIAL_PIECES, *numbered),
+        hidden_dim=part.hidden_dim,
+        num_layers=part.num_layers,
+        num_heads=part.num_heads,
+        feedforward_dim=4 * part.hidden_dim,
+    )
 
 
 def describe_stages(recipe: Recipe) -> list[StageDescription]:
