@@ -105,5 +105,6 @@ def _say_speed(console: Console, output: Path, pieces: list[Generation], seconds
     factor = seconds / music_seconds
     console.print(
         f"{output}: {music_seconds:.1f} s of music in {seconds:.1f} s "
-        f"(real-time factor {factor:.2f}: {1 / factor:.1f} times real time)"
+        f"(real-time factor {factor:.2f}: {1 / factor:.1f} times real time)",
+        soft_wrap=True,
     )
