@@ -47,8 +47,8 @@ def generate(  # noqa: PLR0913  (each is an option of the command)
         model: A model folder or hub id; the bundled model by default.
         device: auto, cpu or cuda.
     """
-    if from_ is not None:
-        record = GenerationRecord.read(from_)
+    record = None if from_ is None else GenerationRecord.read(from_)
+    if record is not None:
         prompt, seed, settings = record.prompt, record.seed, record.settings
     else:
         if prompt is None:
@@ -67,8 +67,8 @@ def generate(  # noqa: PLR0913  (each is an option of the command)
         raise PromptError(f"Cannot write {output.name}: use a .wav, .flac or .ogg name.")
     console = Console(stderr=True)
     musiclm = MusicLM.from_pretrained(model, device=device)
-    if from_ is not None:
-        GenerationRecord.read(from_).check_model(musiclm.sha256)
+    if record is not None:
+        record.check_model(musiclm.sha256)
     started = time.perf_counter()
     with _progress_bar(console) as report:
         pieces = musiclm.generate_batch(
