@@ -17,13 +17,18 @@ def conditioning(embedding):
     return embedding[:, :3, None].long()
 
 
-def make_task(layout, **changes):
+def make_task(layout, text_conditioning=None, **changes):
     config = StageTaskConfig(
         stage=make_config(layout, embedding_std=0.3),
         optimizer=OptimizerConfig(learning_rate=1e-2),
         **changes,
     )
-    return StageTask(config, conditioning, generator=torch.Generator().manual_seed(0))
+    return StageTask(
+        config,
+        conditioning,
+        text_conditioning=text_conditioning,
+        generator=torch.Generator().manual_seed(0),
+    )
 
 
 def make_batch():
@@ -82,6 +87,33 @@ def test_optional_segments_are_left_out_sometimes():
     assert 0.35 < float(is_absent.float().mean()) < 0.65
     assert bool((codes["conditioning"][~is_absent] < SIZE).all())
     assert torch.equal(codes["semantic"], batch["semantic"])
+
+
+def told(texts):
+    """Codes of a caption: its length at every level."""
+    return torch.tensor([[[len(text)]] * 4 for text in texts])
+
+
+def test_captions_stand_in_for_audio_in_their_share_of_the_crops():
+    layout = make_layout("semantic", STYLES["summed"])
+    batch = {**make_batch(), "texts": ["abc", "", "abcde", "a"]}
+    seen = []
+    for share in (0.0, 0.5, 1.0):
+        task = make_task(layout, caption_share=share, text_conditioning=told)
+        task.model.loss = lambda codes, loss=task.model.loss: (seen.append(codes), loss(codes))[1]
+        task.loss("stage", batch, context())
+    heard = batch["embedding"][:, :3].long()
+    never, half, always = (codes["conditioning"][:, :, 0] for codes in seen)
+    assert torch.equal(never, heard)
+    assert always.tolist() == [[3] * 3, heard[1].tolist(), [5] * 3, [1] * 3]
+    for row in range(4):
+        assert half[row].tolist() in (heard[row].tolist(), always[row].tolist())
+    assert torch.equal(half[1], heard[1])
+
+
+def test_a_caption_share_needs_the_tokenizer_of_texts():
+    with pytest.raises(ConfigError, match="caption_share"):
+        make_task(make_layout("semantic", STYLES["paper"]), caption_share=0.5)
 
 
 def test_the_ablation_is_another_layout():

@@ -11,7 +11,7 @@ from torch import Tensor
 from musiclm.audio.waveform import Waveform
 from musiclm.core.errors import ConfigError, DataError
 from musiclm.data.manifest import Caption, Clip, Corpus, write_manifest
-from musiclm.data.token_store import read_header, read_split
+from musiclm.data.token_store import Share, read_header, read_split
 from musiclm.data.tokenize import CorpusModels, TokenizeConfig, tokenize_corpus
 from musiclm.tokens.spec import TokenSpec
 
@@ -39,10 +39,10 @@ class LoudnessTokenizer:
 class LoudnessEmbedder:
     sample_rate_hz = 2000
 
-    def embed_windows(self, samples: Tensor) -> Tensor:
+    def embed_windows(self, samples: Tensor, *, every: int = 1) -> Tensor:
         if samples.shape[1] < 20_000:
             samples = torch.nn.functional.pad(samples, (0, 20_000 - samples.shape[1]))
-        windows = samples.unfold(1, 20_000, 2000)
+        windows = samples.unfold(1, 20_000, 2000)[:, ::every]
         loud, peak = windows.square().mean(dim=2), windows.amax(dim=2)
         return torch.nn.functional.normalize(torch.stack([loud, peak], dim=2), dim=2)
 
@@ -137,6 +137,41 @@ def test_an_interrupted_corpus_goes_on(corpus, tmp_path):
         assert np.array_equal(one, other)
     again = tokenize_corpus(corpus, tmp_path / "parts", models(), show_progress=False)
     assert again.num_clips == 0
+
+
+def test_shares_fill_one_store(corpus, tmp_path):
+    whole, shared = tmp_path / "whole", tmp_path / "shared"
+    tokenize_corpus(corpus, whole, models(), show_progress=False)
+    for index in (1, 0):
+        config = TokenizeConfig(clips_per_shard=1, share=Share(index=index, count=2))
+        tokenize_corpus(corpus, shared, models(), config, show_progress=False)
+        again = tokenize_corpus(corpus, shared, models(), config, show_progress=False)
+        assert again.num_clips == 0
+    one, other = read_split(whole, "train"), read_split(shared, "train")
+    assert sorted(other.clip_ids) == sorted(one.clip_ids)
+    for clip, clip_id in enumerate(one.clip_ids):
+        twin = other.clip_ids.index(clip_id)
+        assert np.array_equal(
+            one.acoustic[:, one.acoustic_offsets[clip] : one.acoustic_offsets[clip + 1]],
+            other.acoustic[:, other.acoustic_offsets[twin] : other.acoustic_offsets[twin + 1]],
+        )
+
+
+@pytest.mark.parametrize("text", ["2/2", "1", "a/b", "-1/2", "0/0"])
+def test_a_share_that_does_not_exist_is_refused(text):
+    with pytest.raises(ConfigError, match=r"[Ss]hare"):
+        Share.parse(text)
+
+
+def test_wider_strides_keep_every_so_many_windows(corpus, tmp_path):
+    tokenize_corpus(corpus, tmp_path / "all", models(), show_progress=False)
+    config = TokenizeConfig(stride_seconds=2, piece_seconds=2.0)
+    tokenize_corpus(corpus, tmp_path / "few", models(), config, show_progress=False)
+    every, few = read_split(tmp_path / "all", "train"), read_split(tmp_path / "few", "train")
+    assert np.diff(few.window_offsets).tolist() == [1, 1, 1, 2, 1]
+    start, end = every.window_offsets[3], every.window_offsets[4]
+    rows = slice(few.window_offsets[3], few.window_offsets[4])
+    assert np.array_equal(every.embeddings[start:end:2], few.embeddings[rows])
 
 
 def test_tokenizers_of_another_rate_get_resampled_audio_of_the_same_length(corpus, tmp_path):

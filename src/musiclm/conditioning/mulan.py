@@ -82,13 +82,14 @@ class MuLan(nn.Module):
         return self.log_temperature.exp().clamp(min=self.config.lowest_temperature)
 
     def embed_windows(
-        self, samples: Float[Tensor, "batch samples"]
+        self, samples: Float[Tensor, "batch samples"], *, every: int = 1
     ) -> Float[Tensor, "batch windows dim"]:
-        """Unit vectors of the 10-s windows that start at each whole second.
+        """Unit vectors of the 10-s windows that start at each whole second, or every few seconds.
 
-        `n` seconds give `n - 9` windows, and one for anything shorter, which is looped.
+        `n` seconds give `n - 9` windows, and one for anything shorter, which is looped; with
+        `every`, the first of each so many.
         """
-        windows = self.audio_tower.windows(samples)
+        windows = self.audio_tower.windows(samples)[:, ::every]
         pieces = windows.flatten(0, 1).split(_WINDOWS_AT_ONCE)
         embedded = torch.cat([self.audio_tower(piece) for piece in pieces])
         return embedded.unflatten(0, windows.shape[:2])

@@ -126,7 +126,10 @@ class PairSource:
         chosen = torch.multinomial(self._weights, count, generator=generator).tolist()
         draws = torch.rand(count, 3, generator=generator, dtype=torch.float64).tolist()
         clips = [self._train[index] for index in chosen]
-        texts = [_drawn_text(clip, draw) for clip, draw in zip(clips, draws, strict=True)]
+        texts = [
+            drawn_wording(training_captions(clip), draw[1], draw[2])
+            for clip, draw in zip(clips, draws, strict=True)
+        ]
         return self._batch(clips, [draw[0] for draw in draws], texts)
 
     def validation_batches(self) -> list[Mapping[str, Any]]:
@@ -173,10 +176,16 @@ def training_captions(clip: Clip) -> list[Caption]:
     return [caption for caption in clip.captions if not caption.is_held_out]
 
 
-def _drawn_text(clip: Clip, draws: Sequence[float]) -> str:
-    """First a kind, then a wording of it, so that no kind is rare because it has few wordings."""
+def drawn_wording(captions: Sequence[Caption], kind_draw: float, wording_draw: float) -> str:
+    """First a kind, then a wording of it, so that no kind is rare because it has few wordings.
+
+    Args:
+        captions: The wordings to choose from, one at least.
+        kind_draw: Uniform from 0 to 1.
+        wording_draw: Uniform from 0 to 1.
+    """
     kinds: defaultdict[str, list[str]] = defaultdict(list)
-    for caption in training_captions(clip):
+    for caption in captions:
         kinds[caption.kind].append(caption.text)
-    texts = list(kinds.values())[int(draws[1] * len(kinds))]
-    return texts[int(draws[2] * len(texts))]
+    texts = list(kinds.values())[int(kind_draw * len(kinds))]
+    return texts[int(wording_draw * len(texts))]

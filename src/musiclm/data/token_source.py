@@ -18,6 +18,7 @@ from musiclm.core.config import Config
 from musiclm.core.errors import DataError
 from musiclm.core.runtime import RandomStreams
 from musiclm.data.manifest import Split
+from musiclm.data.pairs import drawn_wording
 from musiclm.data.token_store import StoreHeader, TokenSplit, read_header, read_split
 
 
@@ -36,9 +37,10 @@ class TokenCropSource:
     """Random crops for training, fixed ones for validation (paper, Section 4.2: 30, 10 and 3 s).
 
     It satisfies `training.task.BatchSource`. A batch holds `semantic` and `acoustic` (int64
-    `[batch, quantizers, frames]`), `embedding` (float32 `[batch, dim]`, unit length), `clip_ids`
-    and `start_seconds` (float64 `[batch]`). Every position of the semantic frame grid is equally
-    likely to be the start of a crop.
+    `[batch, quantizers, frames]`), `embedding` (float32 `[batch, dim]`, unit length), `texts` (a
+    caption of each clip in a wording kept for training, empty where it has none; in training
+    batches only), `clip_ids` and `start_seconds` (float64 `[batch]`). Every position of the
+    semantic frame grid is equally likely to be the start of a crop.
     """
 
     def __init__(self, folder: Path, config: TokenCropConfig, *, seed: int, rank: int = 0) -> None:
@@ -66,7 +68,13 @@ class TokenCropSource:
         draws = torch.randint(
             self._train.num_starts, (self.config.batch_size,), generator=generator
         )
-        return self._train.batch([self._train.place(draw) for draw in draws.tolist()])
+        wording = torch.rand(self.config.batch_size, 2, generator=generator, dtype=torch.float64)
+        places = [self._train.place(draw) for draw in draws.tolist()]
+        texts = [
+            self._train.wording(clip, kind, which)
+            for (clip, _), (kind, which) in zip(places, wording.tolist(), strict=True)
+        ]
+        return {**self._train.batch(places), "texts": texts}
 
     def validation_batches(self) -> list[Mapping[str, Any]]:
         """The fixed crops of the validation split."""
@@ -100,6 +108,11 @@ class _CroppableSplit:
         """The `draw`-th of all starts, as clip and first frame."""
         clip = int(np.searchsorted(self._ends, draw, side="right"))
         return clip, draw - int(self._ends[clip] - self._starts_per_clip[clip])
+
+    def wording(self, clip: int, kind_draw: float, wording_draw: float) -> str:
+        """A caption of a clip that training may see, or nothing."""
+        captions = [caption for caption in self._split.captions[clip] if not caption.is_held_out]
+        return drawn_wording(captions, kind_draw, wording_draw) if captions else ""
 
     def spread_places(self, count: int) -> list[tuple[int, int]]:
         """The middles of at most `count` clips, spread evenly over those that are long enough."""

@@ -66,6 +66,32 @@ _SCHEMA = arrow.schema(
 )
 
 
+class Share(Config):
+    """Which of several writers of one store this is; each has its own clips and shard numbers."""
+
+    index: int = Field(default=0, ge=0)
+    """Its number, from 0."""
+    count: int = Field(default=1, gt=0)
+    """Writers in all."""
+
+    @classmethod
+    def parse(cls, text: str) -> "Share":
+        """Reads `INDEX/COUNT`, for instance `0/2`.
+
+        Raises:
+            ConfigError: It says something else.
+        """
+        parts = text.split("/")
+        if len(parts) == 2 and all(part.isdecimal() for part in parts):
+            index, count = int(parts[0]), int(parts[1])
+            if index < count:
+                return cls(index=index, count=count)
+        raise ConfigError(
+            f"Share {text!r} is no INDEX/COUNT with an index below the count: write 0/2 and 1/2, "
+            "for instance."
+        )
+
+
 class StoreHeader(Config):
     """What every row of a store has in common."""
 
@@ -138,7 +164,14 @@ class TokenStoreWriter:
     Use it in a `with` block: leaving it writes the clips that are waiting.
     """
 
-    def __init__(self, folder: Path, header: StoreHeader, *, clips_per_shard: int = 256) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        header: StoreHeader,
+        *,
+        clips_per_shard: int = 256,
+        share: Share | None = None,
+    ) -> None:
         """Opens a new or an unfinished store.
 
         Raises:
@@ -146,6 +179,7 @@ class TokenStoreWriter:
         """
         self._folder = folder
         self._clips_per_shard = clips_per_shard
+        self._share = share or Share()
         self._waiting: list[TokenizedClip] = []
         if (folder / HEADER_NAME).is_file():
             _check_same(folder, read_header(folder), header)
@@ -170,8 +204,11 @@ class TokenStoreWriter:
         if not self._waiting:
             return
         table = arrow.Table.from_pylist([_row(clip) for clip in self._waiting], schema=_SCHEMA)
+        index, count = self._share.index, self._share.count
         numbers = [int(path.stem.split("-")[1]) for path in shard_paths(self._folder)]
-        path = self._folder / f"shard-{max(numbers, default=-1) + 1:05d}.parquet"
+        own = [number for number in numbers if number % count == index]
+        number = max(own, default=index - count) + count
+        path = self._folder / f"shard-{number:05d}.parquet"
         with written_whole(path) as temporary:
             parquet.write_table(table, temporary, compression="zstd")
         self._waiting.clear()

@@ -4,6 +4,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -19,13 +20,13 @@ from musiclm.audio.waveform import Waveform
 from musiclm.core.config import Config
 from musiclm.core.errors import ConfigError
 from musiclm.data.manifest import Clip, Corpus
-from musiclm.data.token_store import StoreHeader, TokenizedClip, TokenStoreWriter
+from musiclm.data.token_store import Share, StoreHeader, TokenizedClip, TokenStoreWriter
 from musiclm.tokens.spec import Tokenizer
 
 
 @runtime_checkable
 class WindowEmbedder(Protocol):
-    """What embeds audio window by window (MuLan: 10 s, one window a second)."""
+    """What embeds audio window by window (MuLan: 10 s, one window a second at most)."""
 
     @property
     def sample_rate_hz(self) -> int:
@@ -33,9 +34,9 @@ class WindowEmbedder(Protocol):
         ...
 
     def embed_windows(
-        self, samples: Float[Tensor, "batch samples"]
+        self, samples: Float[Tensor, "batch samples"], *, every: int = 1
     ) -> Float[Tensor, "batch windows dim"]:
-        """One unit vector for each start of a window that fits; one at least."""
+        """A unit vector for each whole second where a window fits, or for one in `every`."""
         ...
 
 
@@ -66,8 +67,10 @@ class TokenizeConfig(Config):
     """Rows of a Parquet file."""
     window_seconds: float = Field(default=10.0, gt=0)
     """What the embedder hears at once."""
-    stride_seconds: float = Field(default=1.0, gt=0)
-    """From one start of the embedder's windows to the next."""
+    stride_seconds: int = Field(default=1, gt=0)
+    """From one start of the embedder's windows to the next; MusicLM takes 1 (Section 3.1)."""
+    share: Share = Share()
+    """The clips to do; the others are left to other processes."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,8 @@ def tokenize_corpus(
     """Writes codes and embeddings of every clip of a corpus to a token store.
 
     A clip is cut to a whole number of semantic frames. Clips that the store has are skipped, so
-    that the same call goes on after an interruption.
+    that the same call goes on after an interruption. Several processes or machines may fill one
+    store at the same time, each with a share of its own.
 
     Raises:
         ConfigError: Pieces, contexts or rates are no whole numbers of semantic frames.
@@ -111,10 +115,13 @@ def tokenize_corpus(
         weight_hashes=dict(models.weight_hashes),
     )
     frame_seconds = 1 / header.semantic.frame_rate_hz
-    with TokenStoreWriter(dest, header, clips_per_shard=config.clips_per_shard) as writer:
+    share = config.share
+    with TokenStoreWriter(
+        dest, header, clips_per_shard=config.clips_per_shard, share=share
+    ) as writer:
         clips = [
             clip
-            for clip in corpus.clips
+            for clip in corpus.clips[share.index :: share.count]
             if clip.clip_id not in writer.done_clip_ids and clip.duration_seconds >= frame_seconds
         ]
         seconds, written = 0.0, 0
@@ -125,7 +132,8 @@ def tokenize_corpus(
                     written += 1
                     seconds += tokenized.duration_seconds
                 advance(sum(clip.duration_seconds for clip, _ in group))
-    return TokenizeResult(written, len(corpus.clips) - written, seconds)
+    num_clips = len(corpus.clips[share.index :: share.count])
+    return TokenizeResult(written, num_clips - written, seconds)
 
 
 class _Worker:
@@ -193,7 +201,7 @@ class _Worker:
         """The windows of each clip; long clips give them piece by piece."""
         config, embedder = self._config, self._models.embedder
         rate = embedder.sample_rate_hz
-        window, stride = round(config.window_seconds * rate), round(config.stride_seconds * rate)
+        window, stride = round(config.window_seconds * rate), config.stride_seconds * rate
         windows_at_once = max(round(config.piece_seconds / config.stride_seconds), 1)
         owners: list[int] = []
         pieces: list[Tensor] = []
@@ -206,9 +214,8 @@ class _Worker:
                 pieces.append(samples[first * stride : end])
                 owners.append(index)
         parts: list[list[Tensor]] = [[] for _ in audios]
-        for index, part in zip(
-            owners, self._in_batches(pieces, embedder.embed_windows), strict=True
-        ):
+        embed = partial(embedder.embed_windows, every=config.stride_seconds)
+        for index, part in zip(owners, self._in_batches(pieces, embed), strict=True):
             parts[index].append(part)
         return [torch.cat(part) for part in parts]
 

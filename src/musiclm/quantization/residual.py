@@ -150,6 +150,11 @@ class ResidualVectorQuantizer(nn.Module):
         """The levels, coarsest first."""
         return [level for level in self.levels if isinstance(level, VectorQuantizer)]
 
+    @property
+    def codebooks(self) -> Float[Tensor, "levels entries dim"]:
+        """The vectors of every level, coarsest first."""
+        return torch.stack([level.codebook for level in self.quantizers])
+
     def forward(
         self,
         latents: Float[Tensor, "batch dim frames"],

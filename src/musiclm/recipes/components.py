@@ -5,6 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from jaxtyping import Float
+from torch import Tensor
+
+from musiclm.codec.soundstream import SoundStream, SoundStreamConfig
 from musiclm.conditioning.conditioner import Conditioner, ConditionerConfig
 from musiclm.conditioning.mulan import MuLan, MuLanConfig
 from musiclm.conditioning.text_tower import TextTowerConfig
@@ -23,7 +27,9 @@ from musiclm.data.manifest import Corpus
 from musiclm.data.pairs import LogMelStore, PairSource
 from musiclm.data.token_source import TokenCropSource
 from musiclm.recipes.recipe import Recipe, StageName
+from musiclm.semantic.tokenizer import SemanticTokenizer
 from musiclm.semantic.w2v_bert import W2vBert, W2vBertConfig
+from musiclm.stages.layout import SegmentLayout
 from musiclm.training.conditioner import embed_pairs, fit_conditioner
 from musiclm.training.fit import ResidualFit
 from musiclm.training.semantic_tokenizer import SemanticFit, fit_semantic_tokenizer
@@ -64,7 +70,7 @@ def component_run(
         component: What to train.
         data: A corpus; for the stages, a token store.
         model: The folder with the parts trained before; stages that read conditioning need its
-            `mulan.safetensors`.
+            `mulan.safetensors`, those that start from codebooks all three tokenizers.
 
     Raises:
         ConfigError: A stage is asked for without a model folder.
@@ -183,19 +189,62 @@ def fit_mulan(
 
 def _stage_run(recipe: Recipe, stage: StageName, data: Path, model: Path | None) -> ComponentRun:
     part = recipe.stage(stage)
-    tokenize = None
-    if stage != "fine":
-        if model is None:
-            raise ConfigError(
-                f"The {stage} stage reads conditioning tokens: give --model, the folder with "
-                "mulan.safetensors."
-            )
-        tokenize = Conditioner.load(model / "mulan.safetensors").tokenizer.tokenize
-    generator = RandomStreams(part.trainer.seed).generator("init", stage)
-    task = StageTask(recipe.stage_task(stage), tokenize, generator=generator)
+    config = recipe.stage_task(stage)
+    layout = config.stage.layout
+    names = [segment.name for segment in layout.segments]
+    if model is None and ("conditioning" in names or part.starts_from_codebooks):
+        raise ConfigError(
+            f"The {stage} stage of recipe {recipe.name!r} needs the tokenizers: give --model, the "
+            "folder with codec.safetensors, semantic.safetensors and mulan.safetensors."
+        )
+    conditioner = None
+    if model is not None and "conditioning" in names:
+        conditioner = Conditioner.load(model / "mulan.safetensors")
+    streams = RandomStreams(part.trainer.seed)
+    task = StageTask(
+        config,
+        conditioner.tokenizer.tokenize if conditioner else None,
+        text_conditioning=conditioner.tokenize_text if conditioner else None,
+        generator=streams.generator("init", stage),
+    )
+    if model is not None and part.starts_from_codebooks:
+        task.start_from_codebooks(
+            stage_codebooks(model, layout), streams.generator("codebook projections", stage)
+        )
     return ComponentRun(
         task, TokenCropSource(data, part.crops, seed=part.trainer.seed), part.trainer
     )
+
+
+def stage_codebooks(
+    model: Path, layout: SegmentLayout
+) -> dict[str, Float[Tensor, "levels entries vector"]]:
+    """The vectors that the codes of a layout's segments stand for, by segment.
+
+    Args:
+        model: The folder with the tokenizers' weights.
+        layout: Whose segments; levels that it does not use are left out.
+
+    Raises:
+        CheckpointError: A file is missing or damaged.
+    """
+    levels = {segment.name: segment.spec.num_quantizers for segment in layout.segments}
+    found: dict[str, Tensor] = {}
+    if "conditioning" in levels:
+        conditioner = Conditioner.load(model / "mulan.safetensors")
+        found["conditioning"] = conditioner.tokenizer.quantizer.codebooks[: levels["conditioning"]]
+    if "semantic" in levels:
+        tokenizer = SemanticTokenizer.load(model / "semantic.safetensors")
+        found["semantic"] = tokenizer.get_buffer("centroids")[None]
+    if "coarse" in levels:
+        path = model / "codec.safetensors"
+        codec = SoundStream(SoundStreamConfig.from_json(read_config_json(path)))
+        load_weights(codec, path)
+        coarse, fine = codec.quantizer.codebooks.split(
+            [levels["coarse"], codec.quantizer.config.num_quantizers - levels["coarse"]]
+        )
+        found |= {"coarse": coarse, "fine": fine}
+    return {name: vectors for name, vectors in found.items() if name in levels}
 
 
 def _initial_draws(

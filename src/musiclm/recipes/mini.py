@@ -45,6 +45,7 @@ def mini() -> Recipe:
             num_steps=3000,
             transformer=_transformer(dim=256, num_layers=6),
             style=LayoutStyle(conditioning="sum"),
+            caption_share=0.5,
             crops=TokenCropConfig(crop_seconds=10.0, batch_size=8, validation_crops=48),
         ),
         coarse_stage=_stage(
@@ -53,6 +54,7 @@ def mini() -> Recipe:
             style=LayoutStyle(
                 target="delay", conditioning="sum", frames="aligned", look_ahead_frames=1
             ),
+            caption_share=0.5,
             crops=TokenCropConfig(crop_seconds=6.0, batch_size=6, validation_crops=32),
         ),
         fine_stage=_stage(
@@ -151,7 +153,7 @@ def _semantic() -> SemanticRecipe:
         crops=CropSourceConfig(
             crop_seconds=6.0, batch_size=4, gain_db_range=(-6.0, 3.0), validation_crops=12
         ),
-        trainer=TrainerConfig(num_steps=6_000, use_bf16=False, ema_decay=0.99, validate_every=200),
+        trainer=TrainerConfig(num_steps=6_000, use_bf16=True, ema_decay=0.99, validate_every=500),
         fit=SemanticFitConfig(num_batches=120, max_vectors=180_000, num_epochs=20),
     )
 
@@ -204,7 +206,12 @@ def _transformer(*, dim: int, num_layers: int) -> TransformerConfig:
 
 
 def _stage(
-    *, num_steps: int, transformer: TransformerConfig, style: LayoutStyle, crops: TokenCropConfig
+    *,
+    num_steps: int,
+    transformer: TransformerConfig,
+    style: LayoutStyle,
+    crops: TokenCropConfig,
+    caption_share: float = 0.0,
 ) -> StageRecipe:
     return StageRecipe(
         transformer=transformer,
@@ -222,4 +229,6 @@ def _stage(
             learning_rate=2e-3, betas=(0.9, 0.98), weight_decay=0.05, warmup_steps=100
         ),
         optional_dropout=0.1,
+        caption_share=caption_share,
+        starts_from_codebooks=True,
     )

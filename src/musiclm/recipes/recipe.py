@@ -121,6 +121,10 @@ class StageRecipe(Config):
     """MusicLM states none."""
     optional_dropout: float = Field(default=0.0, ge=0, lt=1)
     """Chance that a sample goes without conditioning."""
+    caption_share: float = Field(default=0.0, ge=0, le=1)
+    """Share of captioned crops that are conditioned on their caption instead of their audio."""
+    starts_from_codebooks: bool = False
+    """Whether embeddings start as projections of the vectors their codes stand for."""
     output_table: Literal["target", "joint"] = "target"
     """Rows of the output table."""
     storage: Storage = "int8"
@@ -212,4 +216,5 @@ class Recipe(Config):
             ),
             optimizer=stage.optimizer,
             optional_dropout=stage.optional_dropout,
+            caption_share=stage.caption_share,
         )

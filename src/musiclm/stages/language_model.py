@@ -132,7 +132,7 @@ class StageModel(nn.Module):
         nn.init.normal_(self.output, std=dim**-0.5, generator=generator)
         nn.init.normal_(self.begin, std=config.embedding_std, generator=generator)
         for segment in self.layout.segments:
-            table = self._embedding(segment).weight
+            table = self.embedding(segment).weight
             nn.init.normal_(table, std=config.embedding_std, generator=generator)
 
     def forward(self, codes: Mapping[str, Codes]) -> StageOutput:
@@ -203,7 +203,7 @@ class StageModel(nn.Module):
     ) -> list[Float[Tensor, "batch positions dim"]]:
         """Embeddings of the prefixes that take positions, in reading order."""
         return [
-            self._embedding(segment).prefix(codes[segment.name])
+            self.embedding(segment).prefix(codes[segment.name])
             for segment in self.layout.prefixes
             if not segment.aligned
         ]
@@ -218,7 +218,7 @@ class StageModel(nn.Module):
         for segment in self.layout.prefixes:
             if segment.aligned:
                 frames = newest * segment.spec.frame_rate_hz // rate
-                embedded = self._embedding(segment).aligned(codes[segment.name], frames)
+                embedded = self.embedding(segment).aligned(codes[segment.name], frames)
                 total = embedded if total is None else total + embedded
         return total
 
@@ -232,13 +232,13 @@ class StageModel(nn.Module):
         There is one step more than there are `previous` ones.
         """
         begin = self.begin.expand(previous.shape[0], 1, -1)
-        embedded = self._embedding(self.layout.target).sum_columns(previous)
+        embedded = self.embedding(self.layout.target).sum_columns(previous)
         inputs = torch.cat([begin, embedded], dim=1)
         return inputs if aligned is None else inputs + aligned[:, : inputs.shape[1]]
 
     def embed_step(self, ids: Int[Tensor, "batch columns 1"]) -> Float[Tensor, "batch 1 dim"]:
         """The embedding of one step, for the step after it."""
-        return self._embedding(self.layout.target).sum_columns(ids)
+        return self.embedding(self.layout.target).sum_columns(ids)
 
     def target_table(self) -> Float[Tensor, "rows dim"]:
         """Rows of the output table that belong to the target: level by level."""
@@ -271,7 +271,8 @@ class StageModel(nn.Module):
                     f"stage takes {segment.spec.num_quantizers}."
                 )
 
-    def _embedding(self, segment: Segment) -> SegmentEmbedding:
+    def embedding(self, segment: Segment) -> SegmentEmbedding:
+        """The embeddings of one of its segments."""
         embedding = self.embeddings[segment.name]
         assert isinstance(embedding, SegmentEmbedding)
         return embedding

@@ -9,12 +9,14 @@ from torch import Tensor, nn
 
 from musiclm.core.config import Config
 from musiclm.core.errors import ConfigError
+from musiclm.stages.codebook_start import Codebooks, start_from_codebooks
 from musiclm.stages.language_model import Codes, StageConfig, StageModel
 from musiclm.training.task import Batch, LossOutput, OptimizerConfig, StepContext, Task
 
 ConditioningTokenizer = Callable[
     [Float[Tensor, "batch dim"]], Int[Tensor, "batch quantizers frames"]
 ]
+TextTokenizer = Callable[[list[str]], Int[Tensor, "batch quantizers frames"]]
 
 
 class StageTaskConfig(Config):
@@ -26,6 +28,9 @@ class StageTaskConfig(Config):
     """MusicLM states no optimizer."""
     optional_dropout: float = Field(default=0.0, ge=0, lt=1)
     """Chance that a sample's optional segments (conditioning) are absent; guidance needs some."""
+    caption_share: float = Field(default=0.0, ge=0, le=1)
+    """Share of the crops of captioned clips that are conditioned on the MuLan tokens of a caption
+    instead of those of the audio; MusicLM's 0 needs no captions."""
 
 
 class StageTask(Task):
@@ -33,15 +38,17 @@ class StageTask(Task):
 
     `semantic` is `[batch 1 frames]`, `acoustic` is `[batch levels frames]` with coarse and fine
     levels together, `embedding` is `[batch dim]`, the MuLan embedding of the crop's audio. Only
-    what the layout reads has to be there; any other segment's codes are found by its name.
+    what the layout reads has to be there; any other segment's codes are found by its name. With a
+    `caption_share`, training batches hold `texts` too, empty where a clip has no caption.
 
     Args:
         config: The stage and its optimizer.
         conditioning: Turns embeddings into conditioning codes; needed by layouts that read them.
+        text_conditioning: Turns captions into conditioning codes; a `caption_share` needs it.
         generator: Draws the first weights; the default generator when there is none.
 
     Raises:
-        ConfigError: The layout reads conditioning tokens and there is nothing to make them.
+        ConfigError: The layout reads conditioning tokens and there is nothing to make them of.
     """
 
     def __init__(
@@ -49,6 +56,7 @@ class StageTask(Task):
         config: StageTaskConfig,
         conditioning: ConditioningTokenizer | None = None,
         *,
+        text_conditioning: TextTokenizer | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
         names = [segment.name for segment in config.stage.layout.segments]
@@ -57,8 +65,14 @@ class StageTask(Task):
                 f"The {config.stage.layout.name} stage reads conditioning tokens: give the task "
                 "the conditioning tokenizer that makes them from MuLan embeddings."
             )
+        if "conditioning" in names and config.caption_share and text_conditioning is None:
+            raise ConfigError(
+                f"caption_share is {config.caption_share}: give the task the tokenizer of texts, "
+                "or set it to 0."
+            )
         self.config = config
         self._conditioning = conditioning
+        self._text_conditioning = text_conditioning
         self._model = StageModel(config.stage, generator=generator)
 
     @property
@@ -71,10 +85,17 @@ class StageTask(Task):
         """One optimizer for everything."""
         return {"stage": (self.config.optimizer, list(self._model.parameters()))}
 
+    def start_from_codebooks(
+        self, codebooks: Mapping[str, Codebooks], generator: torch.Generator
+    ) -> None:
+        """See `stages.codebook_start`; a resumed run reads its own weights back."""
+        start_from_codebooks(self._model, codebooks, generator=generator)
+
     def loss(self, optimizer_name: str, batch: Batch, context: StepContext) -> LossOutput:
         """Cross-entropy in nats a token, and that of each level beside it."""
         del optimizer_name
-        codes = self._drop_optional(self.codes(batch), context.generator)
+        codes = self._with_captions(self.codes(batch), batch, context.generator)
+        codes = self._drop_optional(codes, context.generator)
         output = self._model.loss(codes)
         metrics = {
             f"level_{level}_nats": value
@@ -134,6 +155,23 @@ class StageTask(Task):
             else:
                 codes[segment.name] = batch[key]
         return codes
+
+    def _with_captions(
+        self, codes: dict[str, Codes], batch: Batch, generator: torch.Generator
+    ) -> dict[str, Codes]:
+        """Puts the codes of captions in the place of those of the audio, for some crops."""
+        if self._text_conditioning is None or "conditioning" not in codes:
+            return codes
+        heard = codes["conditioning"]
+        draws = torch.rand(heard.shape[0], generator=generator) < self.config.caption_share
+        rows = [row for row, text in enumerate(batch["texts"]) if text and draws[row]]
+        if not rows:
+            return codes
+        with torch.no_grad():
+            told = self._text_conditioning([batch["texts"][row] for row in rows])
+        mixed = heard.clone()
+        mixed[rows] = told[:, : heard.shape[1]].to(heard)
+        return {**codes, "conditioning": mixed}
 
     def _drop_optional(
         self, codes: Mapping[str, Codes], generator: torch.Generator
