@@ -1,0 +1,155 @@
+"""FAD as a report prints it: extrapolated to endless audio, against references kept on disk.
+
+Conventions: as in `distances.py`. FAD between finite sets is biased upwards by about a constant
+over the number of windows; `extrapolated_fad` fits `FAD(n) = FAD_inf + slope / n` to random subsets
+of the generated side and gives the intercept (Gui et al. 2024, "Adapting Fréchet Audio Distance";
+Chong & Forsyth 2020), which compares between sets of different sizes. The reference side stays as
+it is, so its own part of the bias is in every row alike: read rows beside the real-vs-real floor.
+"""
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from musiclm.audio.waveform import Waveform
+from musiclm.core.errors import DataError
+from musiclm.core.files import written_whole
+from musiclm.evaluation.distances import GaussianStatistics, frechet_distance
+from musiclm.evaluation.embedders import Embedder
+
+_FORMAT = "musiclm-fad-reference-1"
+
+
+@dataclass(frozen=True)
+class FadEstimate:
+    """FAD of one set of clips, and how it was come by.
+
+    Attributes:
+        fad: Over all windows.
+        fad_infinity: The intercept; may be below 0 by the noise of the fit.
+        fit_r2: Share of the variance between subsets that the line explains.
+        num_windows: Windows of the generated side.
+        num_reference_windows: Windows of the reference side.
+    """
+
+    fad: float
+    fad_infinity: float
+    fit_r2: float
+    num_windows: int
+    num_reference_windows: int
+
+
+def extrapolated_fad(
+    generated: Float[np.ndarray, "windows dim"],
+    reference: GaussianStatistics,
+    *,
+    generator: np.random.Generator,
+    num_sizes: int = 12,
+) -> FadEstimate:
+    """FAD and FAD-infinity of a set of windows.
+
+    Args:
+        generated: The windows' embeddings.
+        reference: Of the other side.
+        generator: Draws the subsets (without replacement).
+        num_sizes: Subset sizes, evenly spaced in one over the size.
+
+    Raises:
+        DataError: Too few windows for a covariance, values that are not finite, no spread at all
+            (constant audio), or a reference of another dimension.
+    """
+    whole = GaussianStatistics.fit(generated)
+    if not np.trace(whole.covariance) > 0:
+        raise DataError(
+            "All windows have the same embedding: the clips are silent or constant. FAD would be "
+            "that of a point; check the audio."
+        )
+    fad = frechet_distance(whole, reference)
+    num_windows, dim = generated.shape
+    smallest = max(dim + 2, num_windows // 3)
+    sizes = np.unique(np.round(1 / np.linspace(1 / smallest, 1 / num_windows, num_sizes)))
+    if smallest >= num_windows or sizes.size < 3:
+        return FadEstimate(fad, float("nan"), float("nan"), num_windows, reference.num_frames)
+    values = [
+        frechet_distance(
+            GaussianStatistics.fit(
+                generated[generator.choice(num_windows, int(size), replace=False)]
+            ),
+            reference,
+        )
+        for size in sizes
+    ]
+    slope, intercept = np.polyfit(1 / sizes, values, 1)
+    residual = np.square(values - (intercept + slope / sizes)).sum()
+    spread = np.square(values - np.mean(values)).sum()
+    r2 = 1 - residual / spread if spread > 0 else 1.0
+    return FadEstimate(fad, float(intercept), float(r2), num_windows, reference.num_frames)
+
+
+class ReferenceCache:
+    """Reference statistics on disk, named by a hash of the embedder and of the audio itself.
+
+    Another clip, another order, another rate or other weights are another name: what is found is
+    always right.
+
+    Args:
+        folder: Where the files go; made when first needed.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def statistics(self, embedder: Embedder, clips: Iterable[Waveform]) -> GaussianStatistics:
+        """The statistics of some audio: read if they were made before, else made and kept.
+
+        Raises:
+            DataError: There are too few windows.
+            AudioError: A clip is shorter than a window.
+        """
+        heard = list(clips)
+        path = self._folder / f"{content_hash(heard, embedder.identity)}.safetensors"
+        kept = _read(path)
+        if kept is None:
+            rows = [embedder.embed(clip).numpy() for clip in heard]
+            if not rows:
+                raise DataError("There is no reference audio. Give a folder or corpus with clips.")
+            kept = GaussianStatistics.fit(np.concatenate(rows))
+            _write(path, kept)
+        return kept
+
+
+def content_hash(clips: Iterable[Waveform], identity: str = "") -> str:
+    """A hash of samples and rates, in order, and of who listens to them."""
+    digest = hashlib.sha256(f"{_FORMAT}/{identity}".encode())
+    for clip in clips:
+        digest.update(f"/{clip.sample_rate_hz}/{clip.num_samples}/".encode())
+        digest.update(clip.samples.detach().cpu().contiguous().numpy().data)
+    return digest.hexdigest()
+
+
+def _read(path: Path) -> GaussianStatistics | None:
+    """What was kept; None if there is nothing, or a file that another program broke."""
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, framework="np") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("format") != _FORMAT:
+                return None
+            mean, covariance = file.get_tensor("mean"), file.get_tensor("covariance")
+    except (SafetensorError, OSError):
+        return None
+    return GaussianStatistics(mean, covariance, int(metadata["num_frames"]))
+
+
+def _write(path: Path, statistics: GaussianStatistics) -> None:
+    tensors = {"mean": statistics.mean, "covariance": statistics.covariance}
+    metadata = {"format": _FORMAT, "num_frames": str(statistics.num_frames)}
+    with written_whole(path) as temporary:
+        save_file(tensors, temporary, metadata=metadata)
