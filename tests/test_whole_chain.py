@@ -8,7 +8,9 @@ import torch
 
 from musiclm.audio.waveform import Waveform
 from musiclm.cli.main import main
+from musiclm.codec.soundstream import SoundStream, SoundStreamConfig
 from musiclm.core.errors import CheckpointError, PromptError
+from musiclm.core.pretrained import load_weights, read_config_json
 from musiclm.core.runtime import Runtime
 from musiclm.generation.musiclm import MusicLM
 from musiclm.generation.prompt import GenerationSettings
@@ -80,6 +82,20 @@ def test_encode_then_decode_keeps_the_length(model, tmp_path):
     decoded = model.decode(read, num_levels=4)
     assert decoded.num_samples == tokens.num_samples
     assert abs(decoded.num_samples - (waveform.num_samples - 7)) <= 2
+
+
+def test_the_decoder_learns_on_while_the_codes_stay(folder, model, tmp_path, unchecked):
+    arguments = ["--recipe", "tiny", "--model", str(folder), "--device", "cpu", "--threads", "1"]
+    for steps in ("1", "2"):
+        command = ["train", "codec-decoder", str(folder.parent / "corpus"), "--num-steps", steps]
+        main([*command, "--run-folder", str(tmp_path / "run"), *arguments])
+    weights = tmp_path / "run" / "last.safetensors"
+    codec = SoundStream(SoundStreamConfig.from_json(read_config_json(weights)))
+    load_weights(codec, weights)
+    samples = tune(1, 2.0)[0].samples[None]
+    codes = codec.eval().tokenize(samples)
+    assert torch.equal(codes, model.codec.tokenize(samples))
+    assert not torch.equal(codec.decode(codes), model.codec.decode(codes))
 
 
 def test_unknown_words_are_told_once_and_music_comes_all_the_same(model):

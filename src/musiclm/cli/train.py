@@ -8,6 +8,7 @@ from rich.console import Console
 from musiclm.core.runtime import Runtime
 from musiclm.recipes.components import ComponentName, component_run
 from musiclm.recipes.registry import RecipeName, load_recipe
+from musiclm.training.run_state import checkpoint_folder
 from musiclm.training.trainer import LAST_NAME
 from musiclm.training.trainer import train as run_training
 
@@ -19,6 +20,7 @@ def train(  # noqa: PLR0913  (each is an option of the command)
     recipe: RecipeName = "mini",
     run_folder: Path,
     model: Path | None = None,
+    start_from: Path | None = None,
     num_steps: int | None = None,
     max_minutes: float | None = None,
     device: str = "auto",
@@ -27,18 +29,27 @@ def train(  # noqa: PLR0913  (each is an option of the command)
     """Train one component; the same command goes on where an earlier one stopped.
 
     Args:
-        component: What to train.
+        component: What to train; codec-decoder lets the decoder of the model's codec learn on
+            while the codes stay what they are.
         corpus: A corpus (`musiclm prepare`); for the stages, a token store (`musiclm tokenize`).
         recipe: Sizes, losses and schedule: tiny, mini or paper.
         run_folder: Where checkpoints, metrics, samples and weights go.
         model: The folder with the parts trained before; stages that read conditioning need it.
+        start_from: Weights to begin with (fine-tuning), as another run wrote them.
         num_steps: Updates of the whole run; the recipe's number by default.
         max_minutes: Stop cleanly after this time; 0 for no limit.
         device: auto, cpu or cuda.
         threads: CPU threads; as many as there are by default.
     """
     runtime = Runtime.choose(device, threads)
-    run = component_run(load_recipe(recipe), component, corpus, model)
+    run = component_run(
+        load_recipe(recipe),
+        component,
+        corpus,
+        model,
+        start_from=start_from,
+        is_resumed=checkpoint_folder(run_folder) is not None,
+    )
     changes = {"num_steps": num_steps, "max_minutes": max_minutes}
     given = {name: value for name, value in changes.items() if value is not None}
     config = type(run.trainer).model_validate(run.trainer.model_dump() | given)

@@ -26,7 +26,7 @@ from musiclm.data.clips import CropSource
 from musiclm.data.manifest import Corpus
 from musiclm.data.pairs import LogMelStore, PairSource
 from musiclm.data.token_source import TokenCropSource
-from musiclm.recipes.recipe import Recipe, StageName
+from musiclm.recipes.recipe import CodecRecipe, Recipe, SemanticRecipe, StageName
 from musiclm.semantic.tokenizer import SemanticTokenizer
 from musiclm.semantic.w2v_bert import W2vBert, W2vBertConfig
 from musiclm.stages.layout import SegmentLayout
@@ -41,7 +41,7 @@ from musiclm.training.tasks.stage import StageTask
 from musiclm.training.trainer import TrainerConfig
 
 ComponentName = Literal[
-    "codec", "semantic", "mulan", "semantic-stage", "coarse-stage", "fine-stage"
+    "codec", "codec-decoder", "semantic", "mulan", "semantic-stage", "coarse-stage", "fine-stage"
 ]
 STAGE_OF: dict[ComponentName, StageName] = {
     "semantic-stage": "semantic",
@@ -61,41 +61,71 @@ class ComponentRun:
 
 
 def component_run(
-    recipe: Recipe, component: ComponentName, data: Path, model: Path | None = None
+    recipe: Recipe,
+    component: ComponentName,
+    data: Path,
+    model: Path | None = None,
+    *,
+    start_from: Path | None = None,
+    is_resumed: bool = False,
 ) -> ComponentRun:
     """Builds what `training.trainer.train` needs.
 
     Args:
         recipe: Sizes, losses and schedules.
-        component: What to train.
+        component: What to train. `codec-decoder` goes on with the decoder of a model's codec
+            while its codes stay what they are, so that the stages stay valid.
         data: A corpus; for the stages, a token store.
         model: The folder with the parts trained before; stages that read conditioning need its
             `mulan.safetensors`, those that start from codebooks all three tokenizers.
+        start_from: Weights to begin with instead of the recipe's start (fine-tuning).
+        is_resumed: Whether a checkpoint is going to overwrite the weights, so that the work of a
+            start can be spared.
 
     Raises:
         ConfigError: A stage is asked for without a model folder.
+        CheckpointError: The weights to begin with are damaged or of another size.
         DataError: The data cannot be used.
     """
+    is_started = is_resumed or start_from is not None
     if component in STAGE_OF:
-        return _stage_run(recipe, STAGE_OF[component], data, model)
-    corpus = Corpus.open(data)
-    if component == "codec":
-        part = recipe.codec
-        with _initial_draws(part.trainer, component):
-            task = CodecTask(part.task)
-        source = CropSource(corpus, part.crops, seed=part.trainer.seed)
+        run = _stage_run(recipe, STAGE_OF[component], data, model, is_started=is_started)
+    elif component == "codec-decoder":
+        if model is None:
+            raise ConfigError("codec-decoder needs --model, the folder with codec.safetensors.")
+        start_from = start_from or model / "codec.safetensors"
+        task = recipe.codec.task.model_copy(update={"decoder_only_start": 0.0})
+        run = _codec_run(recipe.codec.model_copy(update={"task": task}), data, is_started=True)
+    elif component == "codec":
+        run = _codec_run(recipe.codec, data, is_started=is_started)
+    elif component == "semantic":
+        run = _semantic_run(recipe.semantic, data, is_started=is_started)
+    else:
+        corpus = Corpus.open(data)
+        part = recipe.mulan
+        mulan = MuLanTask(build_mulan(recipe, corpus), part.task)
+        pairs = PairSource(log_mel_store(recipe, corpus), part.pairs, seed=part.trainer.seed)
+        run = ComponentRun(mulan, pairs, part.trainer)
+    if start_from is not None and not is_resumed:
+        load_weights(run.task.model, start_from)
+    return run
+
+
+def _codec_run(part: CodecRecipe, data: Path, *, is_started: bool) -> ComponentRun:
+    with _initial_draws(part.trainer, "codec"):
+        task = CodecTask(part.task)
+    source = CropSource(Corpus.open(data), part.crops, seed=part.trainer.seed)
+    if not is_started:
         task.start_codec(source, seed=part.trainer.seed)
-        return ComponentRun(task, source, part.trainer)
-    if component == "semantic":
-        part = recipe.semantic
-        with _initial_draws(part.trainer, component):
-            task = SemanticTask(part.task)
-        source = CropSource(corpus, part.crops, seed=part.trainer.seed)
+    return ComponentRun(task, source, part.trainer)
+
+
+def _semantic_run(part: SemanticRecipe, data: Path, *, is_started: bool) -> ComponentRun:
+    with _initial_draws(part.trainer, "semantic"):
+        task = SemanticTask(part.task)
+    source = CropSource(Corpus.open(data), part.crops, seed=part.trainer.seed)
+    if not is_started:
         task.start_targets(source, seed=part.trainer.seed)
-        return ComponentRun(task, source, part.trainer)
-    part = recipe.mulan
-    task = MuLanTask(build_mulan(recipe, corpus), part.task)
-    source = PairSource(log_mel_store(recipe, corpus), part.pairs, seed=part.trainer.seed)
     return ComponentRun(task, source, part.trainer)
 
 
@@ -187,7 +217,9 @@ def fit_mulan(
     return fit
 
 
-def _stage_run(recipe: Recipe, stage: StageName, data: Path, model: Path | None) -> ComponentRun:
+def _stage_run(
+    recipe: Recipe, stage: StageName, data: Path, model: Path | None, *, is_started: bool
+) -> ComponentRun:
     part = recipe.stage(stage)
     config = recipe.stage_task(stage)
     layout = config.stage.layout
@@ -207,7 +239,7 @@ def _stage_run(recipe: Recipe, stage: StageName, data: Path, model: Path | None)
         text_conditioning=conditioner.tokenize_text if conditioner else None,
         generator=streams.generator("init", stage),
     )
-    if model is not None and part.starts_from_codebooks:
+    if model is not None and part.starts_from_codebooks and not is_started:
         task.start_from_codebooks(
             stage_codebooks(model, layout), streams.generator("codebook projections", stage)
         )

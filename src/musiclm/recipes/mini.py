@@ -186,7 +186,7 @@ def _mulan() -> MuLanRecipe:
         ),
         pairs=PairSourceConfig(batch_size=64, validation_pairs=256),
         trainer=TrainerConfig(
-            num_steps=1_500, use_bf16=False, ema_decay=0.99, validate_every=100, keep_samples=0
+            num_steps=1_200, use_bf16=False, ema_decay=0.99, validate_every=100, keep_samples=0
         ),
         tokenizer=ConditioningTokenizerConfig(
             quantizer=QuantizerConfig(codebook_dim=128), num_levels=3

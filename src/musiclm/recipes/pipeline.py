@@ -21,6 +21,7 @@ from musiclm.recipes.components import (
 from musiclm.recipes.recipe import Recipe, StageName
 from musiclm.semantic.tokenizer import SemanticTokenizer
 from musiclm.stages.language_model import StageConfig, StageModel
+from musiclm.training.run_state import checkpoint_folder
 from musiclm.training.trainer import LAST_NAME, train
 
 Say = Callable[[str], None]
@@ -154,8 +155,9 @@ class _Builder:
     def _trained(self, component: ComponentName, data: Path) -> Path:
         """Trains a component, or goes on with it, and gives its averaged weights."""
         self.say(f"{component}: training")
-        run = component_run(self.recipe, component, data, self.output)
         folder = self.work / "runs" / component
+        is_resumed = checkpoint_folder(folder) is not None
+        run = component_run(self.recipe, component, data, self.output, is_resumed=is_resumed)
         result = train(run.task, run.source, run.trainer, folder, runtime=self.runtime)
         if not result.is_finished:
             raise MusicLMError(

@@ -133,4 +133,7 @@ def _stage(crop_seconds: float, style: LayoutStyle) -> StageRecipe:
         crops=TokenCropConfig(crop_seconds=crop_seconds, batch_size=4, validation_crops=4),
         trainer=_trainer(10),
         optimizer=OptimizerConfig(learning_rate=3e-3, warmup_steps=2),
+        optional_dropout=0.1,
+        caption_share=0.5,
+        starts_from_codebooks=True,
     )
