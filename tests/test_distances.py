@@ -111,3 +111,28 @@ def test_bootstrap_is_deterministic_and_needs_two_values():
     assert one == other
     with pytest.raises(DataError, match="at least 2"):
         bootstrap_mean(np.ones(1), generator=np.random.default_rng(0))
+
+
+def test_sigmoid_divergence_adds_independent_classes():
+    real, made = np.array([[0.0, 2.0]]), np.array([[0.0, -1.0]])
+    chances = 1 / (1 + np.exp(-real)), 1 / (1 + np.exp(-made))
+    expected = sum(
+        float((p * np.log(p / q)).sum()) for p, q in (chances, (1 - chances[0], 1 - chances[1]))
+    )
+    ours = kl_divergences(real, made, squashing="sigmoid")
+    assert ours == pytest.approx([expected], rel=1e-12)
+    assert kl_divergences(real, real, squashing="sigmoid") == pytest.approx([0])
+
+
+@pytest.mark.parametrize("squashing", ["softmax", "sigmoid"])
+def test_the_other_direction_is_the_arguments_swapped(generator, squashing):
+    real, made = generator.standard_normal((2, 5, 7))
+    forward = kl_divergences(real, made, squashing=squashing)
+    swapped = kl_divergences(made, real, squashing=squashing, direction="generated || reference")
+    assert forward == pytest.approx(swapped)
+    assert (forward > 0).all()
+
+
+def test_unequal_sides_are_refused(generator):
+    with pytest.raises(DataError, match="KLD compares pairs"):
+        kl_divergences(generator.standard_normal((3, 4)), generator.standard_normal((2, 4)))

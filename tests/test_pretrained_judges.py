@@ -8,7 +8,7 @@ from musiclm.audio.waveform import Waveform
 from musiclm.core.errors import CheckpointError
 from musiclm.evaluation.embedders import Embedder
 from musiclm.evaluation.pretrained_judges import TransformersJudge
-from musiclm.evaluation.suite import TextAudioModel
+from musiclm.evaluation.analysis import TextAudioModel
 from musiclm.evaluation.vggish import VGGish
 
 

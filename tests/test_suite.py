@@ -9,14 +9,15 @@ import torch
 from musiclm.audio.waveform import Waveform
 from musiclm.core.errors import DataError
 from musiclm.data.manifest import Caption, Clip, Corpus, Labels, write_manifest
+from musiclm.evaluation.analysis import AnalysisCache, Judges
+from musiclm.evaluation.musicnn import MusicNNOutput
 from musiclm.evaluation.plan import EvaluationPlan, plan_evaluation, read_plan
 from musiclm.evaluation.suite import (
     FLOOR,
     GENERATED,
-    GenerationReport,
-    Judges,
+    EvaluationReport,
     caption_similarity,
-    evaluate_generations,
+    evaluate_systems,
     noise_treatment,
 )
 from tests.support.fake_judges import FakeMuLan, FakeTagger, tone
@@ -57,9 +58,11 @@ def plan(corpus) -> EvaluationPlan:
     return plan_evaluation(corpus, num_clips=NUM_CLIPS, clip_seconds=2.0, seed=3)
 
 
-def score(plan: EvaluationPlan, corpus: Corpus, clips: list[Waveform]) -> GenerationReport:
-    judges = Judges(FakeTagger(), FakeMuLan(), {"noise": noise_treatment(0.0, 0)})
-    return evaluate_generations(plan, corpus, clips, judges)
+def score(plan: EvaluationPlan, corpus: Corpus, clips: list[Waveform]) -> EvaluationReport:
+    judges = Judges(
+        FakeTagger(), {"mulan": FakeMuLan()}, treatments={"noise": noise_treatment(0.0, 0)}
+    )
+    return evaluate_systems(plan, corpus, {GENERATED: lambda: clips}, judges)
 
 
 def test_plan_asks_held_out_wordings_of_test_clips_and_never_shares_a_tune(corpus, plan):
@@ -104,22 +107,33 @@ def test_a_perfect_generator_scores_as_the_real_audio(corpus, plan):
         for a in plan.asked
     ]
     report = score(plan, corpus, perfect)
-    assert report.fad[GENERATED] == report.fad[FLOOR]
-    assert report.kld[GENERATED] == pytest.approx(0, abs=1e-9)
-    assert report.kld["real, shuffled"] > 0.1
-    assert report.instruments[GENERATED].rate == 1.0
-    assert report.similarity[GENERATED] == report.similarity[FLOOR]
-    assert report.similarity[GENERATED].difference.low > 0.5
-    assert report.num_windows == 2 * NUM_CLIPS
+    made, floor = report.rows[GENERATED], report.rows[FLOOR]
+    assert made.fad == floor.fad
+    assert made.kld is not None
+    assert made.kld.mean == pytest.approx(0, abs=1e-9)
+    assert report.shuffled_kld is not None
+    assert report.shuffled_kld.mean > 0.1
+    assert made.instruments is not None
+    assert made.instruments.rate == 1.0
+    assert made.similarity == floor.similarity
+    assert made.similarity["mulan"].difference.low > 0.5
+    assert made.retrieval["mulan"].num_pairs == NUM_CLIPS
+    assert made.num_windows == 2 * NUM_CLIPS
+    assert report.kld_direction.startswith("KL(real || made), softmax")
 
 
 def test_a_wrong_generator_scores_worse_and_at_chance(corpus, plan):
-    report = score(plan, corpus, [tone("flute", 2.0, loudness=0.05)] * NUM_CLIPS)
-    assert report.fad[GENERATED] > 3 * report.fad[FLOOR]
-    assert report.fad["noise"] > report.fad[FLOOR]
-    assert report.kld[GENERATED] > 0.1
-    assert report.instruments[GENERATED].times_chance == pytest.approx(1.0)
-    difference = report.similarity[GENERATED].difference
+    levels = [0.04 + 0.001 * number for number in range(NUM_CLIPS)]
+    report = score(plan, corpus, [tone("flute", 2.0, loudness=level) for level in levels])
+    made, floor = report.rows[GENERATED], report.rows[FLOOR]
+    assert made.fad["musicnn"].fad > 3 * floor.fad["musicnn"].fad
+    assert report.rows["noise"].fad["musicnn"].fad > floor.fad["musicnn"].fad
+    assert made.kld is not None
+    assert made.kld.mean > 0.1
+    assert floor.kld is None
+    assert made.instruments is not None
+    assert made.instruments.times_chance == pytest.approx(1.0)
+    difference = made.similarity["mulan"].difference
     assert difference.low <= 0 <= difference.high
 
 
@@ -133,15 +147,61 @@ def test_few_windows_and_no_labels_leave_their_rows_out(corpus):
         corpus.folder, tuple(clip.model_copy(update={"labels": Labels()}) for clip in corpus.clips)
     )
     plan = plan_evaluation(bare, num_clips=2, clip_seconds=1.0)
-    judges = Judges(FakeTagger())
-    report = evaluate_generations(plan, bare, [tone("flute", 1.0)] * 2, judges)
-    assert report.fad == report.instruments == report.similarity == {}
-    assert set(report.kld) == {GENERATED, "real, shuffled"}
+    clips = [tone("flute", 1.0)] * 2
+    report = evaluate_systems(plan, bare, {GENERATED: lambda: clips}, Judges(FakeTagger()))
+    made = report.rows[GENERATED]
+    assert made.fad == made.similarity == made.adherence == {}
+    assert made.instruments is None
+    assert made.kld is not None
+
+
+def test_captions_alone_have_similarity_and_nothing_that_needs_real_audio(plan):
+    clips = [tone(asked.lead, 3.0) for asked in plan.asked]
+    judges = Judges(FakeTagger(), {"mulan": FakeMuLan()})
+    report = evaluate_systems(plan, None, {"a": lambda: clips, "b": lambda: clips}, judges)
+    assert set(report.rows) == {"a", "b"}
+    assert report.rows["a"].similarity["mulan"].difference.low > 0.5
+    assert report.rows["a"].fad == {}
+    assert report.rows["a"].kld is report.shuffled_kld is None
+
+
+class CountingTagger(FakeTagger):
+    def __init__(self) -> None:
+        self.num_heard = 0
+
+    def analyse(self, waveform: Waveform) -> MusicNNOutput:
+        self.num_heard += 1
+        return super().analyse(waveform)
+
+
+def test_nothing_is_heard_twice_and_a_cached_report_is_the_same(corpus, plan, tmp_path):
+    clips = [tone(asked.lead, 3.5, loudness=0.1) for asked in plan.asked]
+    tagger = CountingTagger()
+    judges = Judges(
+        tagger,
+        {"mulan": FakeMuLan()},
+        treatments={"noise": noise_treatment(0.0, 0)},
+        identity="fakes",
+    )
+    reports = [
+        evaluate_systems(
+            plan, corpus, {GENERATED: lambda: clips}, judges, cache=AnalysisCache(tmp_path)
+        )
+        for _ in range(2)
+    ]
+    assert tagger.num_heard == 4 * NUM_CLIPS  # generated, real, noise, reference
+    assert repr(reports[0]) == repr(reports[1])
+    assert reports[0].rows[GENERATED].adherence == {}  # the captions ask for no tempo or key
+    clips[0] = tone("cello", 3.5, loudness=0.2)
+    evaluate_systems(
+        plan, corpus, {GENERATED: lambda: clips}, judges, cache=AnalysisCache(tmp_path)
+    )
+    assert tagger.num_heard == 5 * NUM_CLIPS
 
 
 def test_another_corpus_is_refused(corpus, plan):
     with pytest.raises(DataError, match="lacks clip"):
-        score(plan, Corpus(Path("elsewhere"), corpus.clips[:1]), [])
+        score(plan, Corpus(Path("elsewhere"), corpus.clips[:1]), [tone("flute", 2.0)] * NUM_CLIPS)
 
 
 def test_similarity_compares_with_all_other_captions():

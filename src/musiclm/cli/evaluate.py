@@ -20,13 +20,14 @@ from musiclm.core.errors import DataError
 from musiclm.core.files import write_text_whole
 from musiclm.core.runtime import Runtime
 from musiclm.data.manifest import Corpus
+from musiclm.evaluation.analysis import Judges, Treatment
+from musiclm.evaluation.distances import Interval
 from musiclm.evaluation.musicnn import MusicNN
 from musiclm.evaluation.plan import PLAN_NAME, EvaluationPlan, plan_evaluation, read_plan
 from musiclm.evaluation.suite import (
-    GenerationReport,
-    Judges,
-    Treatment,
-    evaluate_generations,
+    GENERATED,
+    EvaluationReport,
+    evaluate_systems,
     noise_treatment,
 )
 from musiclm.generation.musiclm import MusicLM
@@ -83,14 +84,15 @@ def evaluate(  # noqa: PLR0913  (each is an option of the command)
     treatments: dict[str, Treatment] = {"noise at 0 dB": noise_treatment(0.0, seed)}
     if judging is not None:
         treatments["codec"] = codec_treatment(judging)
-    judges = Judges(tagger, MuLanJudge(judging.mulan) if judging else None, treatments)
+    spaces = {"mulan": MuLanJudge(judging.mulan)} if judging else {}
+    judges = Judges(tagger, spaces, treatments=treatments)
     with progress_bar() as say:
-        figures = evaluate_generations(
-            plan, opened, read_clips(plan, folder), judges, on_progress=say
+        figures = evaluate_systems(
+            plan, opened, {GENERATED: lambda: read_clips(plan, folder)}, judges, on_progress=say
         )
     record = GenerationRecord.read(plan.clip_path(folder, 0).with_suffix(".json"))
     document = {
-        "format_version": 1,
+        "format_version": 2,
         "model_name": record.model_name,
         "model_sha256": record.model_sha256,
         "corpus": str(corpus),
@@ -192,29 +194,52 @@ def progress_bar() -> Generator[Report, None, None]:
         yield say
 
 
-def figures_table(figures: GenerationReport) -> Table:
+def figures_table(figures: EvaluationReport) -> Table:
     """The figures, a line each."""
-    windows = f"{figures.num_clips} clips of {figures.clip_seconds:g} s"
-    table = Table("figure", "row", "value", title=f"{windows}, {figures.num_windows} windows")
-    if not figures.fad:
-        table.add_row("MusicNN-FAD", "too few windows", "-")
-    for row, value in figures.fad.items():
-        table.add_row("MusicNN-FAD", row, f"{value:.1f}")
-    for row, value in figures.kld.items():
-        table.add_row("MusicNN-KLD (nats)", row, f"{value:.3f}")
-    for row, similarity in figures.similarity.items():
-        gap = similarity.difference
+    table = Table(
+        "figure", "row", "value", title=f"{figures.num_clips} clips of {figures.clip_seconds:g} s"
+    )
+    for row, scores in figures.rows.items():
+        if not scores.fad:
+            table.add_row("FAD", row, f"too few windows ({scores.num_windows})")
+        for embedder, fad in scores.fad.items():
+            table.add_row(f"{embedder}-FAD", row, f"{fad.fad:.4g} (inf {fad.fad_infinity:.4g})")
+    for row, kld in _divergences(figures).items():
         table.add_row(
-            "MuLan, right - shuffled",
-            row,
-            f"{gap.mean:+.3f}, 95 % {gap.low:+.3f} to {gap.high:+.3f} "
-            f"(right {similarity.right:.3f})",
+            f"{figures.class_judge}-KLD (nats)", row, f"{kld.mean:.3f}, {_between(kld, '.3f')}"
         )
-    for row, agreement in figures.instruments.items():
-        table.add_row(
-            "lead instrument heard",
-            row,
-            f"{agreement.rate:.1%} of {agreement.num_clips} "
-            f"({agreement.times_chance:.1f} x chance {agreement.chance:.1%})",
-        )
+    for row, scores in figures.rows.items():
+        for space, similarity in scores.similarity.items():
+            gap = similarity.difference
+            table.add_row(
+                f"{space}, right - shuffled",
+                row,
+                f"{gap.mean:+.3f}, {_between(gap, '+.3f')} (right {similarity.right:.3f}, "
+                f"R@10 {scores.retrieval[space].recall_at_10.value:.1%})",
+            )
+        for attribute, score in scores.adherence.items():
+            table.add_row(
+                f"asked {attribute} heard",
+                row,
+                f"{score.rate:.1%} of {score.num_clips} (chance {score.chance:.1%}; gain "
+                f"{score.gain.mean:+.1%}, {_between(score.gain, '+.1%')})",
+            )
+        if (agreement := scores.instruments) is not None:
+            table.add_row(
+                "lead instrument heard",
+                row,
+                f"{agreement.rate:.1%} of {agreement.num_clips} "
+                f"({agreement.times_chance:.1f} x chance {agreement.chance:.1%})",
+            )
     return table
+
+
+def _divergences(figures: EvaluationReport) -> dict[str, Interval]:
+    found = {row: scores.kld for row, scores in figures.rows.items() if scores.kld is not None}
+    if figures.shuffled_kld is not None:
+        found["real, shuffled"] = figures.shuffled_kld
+    return found
+
+
+def _between(interval: Interval, style: str) -> str:
+    return f"95 % {interval.low:{style}} to {interval.high:{style}}"

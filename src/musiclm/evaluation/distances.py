@@ -10,11 +10,15 @@ Kullback-Leibler divergence KL(reference || generated) between class distributio
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float
 
 from musiclm.core.errors import DataError
+
+Squashing = Literal["softmax", "sigmoid"]
+Direction = Literal["reference || generated", "generated || reference"]
 
 
 @dataclass(frozen=True)
@@ -86,12 +90,37 @@ def frechet_audio_distance(
 
 def kl_divergences(
     reference_logits: Float[np.ndarray, "clips classes"],
-    generated_logits: Float[np.ndarray, "clips classes"],
+    generated_logits: Float[np.ndarray, "other_clips other_classes"],
+    *,
+    squashing: Squashing = "softmax",
+    direction: Direction = "reference || generated",
 ) -> Float[np.ndarray, " clips"]:
-    """KL(reference || generated) of each pair, over the softmax of class logits, in nats."""
-    reference = _log_softmax(reference_logits.astype(np.float64))
-    generated = _log_softmax(generated_logits.astype(np.float64))
-    return (np.exp(reference) * (reference - generated)).sum(axis=1)
+    """The divergence of each pair's class distributions, in nats.
+
+    Args:
+        reference_logits: Of the real clips.
+        generated_logits: Of the clips made for the same captions.
+        squashing: `softmax` reads the classes as one choice (AudioGen, audiocraft); `sigmoid` as so
+            many independent ones, whose divergences are added.
+        direction: KL(reference || generated) is large where the reference has a class that the
+            generated clip lacks; the other way round, where a class was made up.
+
+    Raises:
+        DataError: There are not as many clips, or classes, on both sides.
+    """
+    if reference_logits.shape != generated_logits.shape:
+        raise DataError(
+            f"KLD compares pairs; the sides are {list(reference_logits.shape)} and "
+            f"{list(generated_logits.shape)} (clips, classes)."
+        )
+    one, other = reference_logits.astype(np.float64), generated_logits.astype(np.float64)
+    if direction == "generated || reference":
+        one, other = other, one
+    if squashing == "softmax":
+        one, other = _log_softmax(one), _log_softmax(other)
+        return (np.exp(one) * (one - other)).sum(axis=1)
+    pairs = [(_log_sigmoid(sign * one), _log_sigmoid(sign * other)) for sign in (1, -1)]
+    return np.sum([(np.exp(p) * (p - q)).sum(axis=1) for p, q in pairs], axis=0)
 
 
 def bootstrap_mean(
@@ -120,6 +149,10 @@ def bootstrap_mean(
 def _symmetric_root(matrix: Float[np.ndarray, "dim dim"]) -> Float[np.ndarray, "dim dim"]:
     eigenvalues, vectors = np.linalg.eigh(matrix)
     return (vectors * np.sqrt(eigenvalues.clip(min=0))) @ vectors.T
+
+
+def _log_sigmoid(logits: Float[np.ndarray, "clips classes"]) -> Float[np.ndarray, "clips classes"]:
+    return -np.logaddexp(0.0, -logits)
 
 
 def _log_softmax(logits: Float[np.ndarray, "clips classes"]) -> Float[np.ndarray, "clips classes"]:

@@ -1,20 +1,22 @@
-"""The suite: everything the model card says about generated clips, measured in one pass.
+"""The suite: everything that is said about systems that make music from captions, in one pass.
 
-Metrics, all on clips of one length from one plan (`plan.py`):
+A report has rows, all of clips of one length from one plan (`plan.py`): one for each system, one
+for the real audio of the asked captions (`FLOOR`), one for each treatment of it (codec, noise).
 
-- *FAD* over MusicNN's embeddings against the reference side: of the generations, of the real audio
-  of the asked captions (the floor), and of any treatment of that audio (codec, noise).
-- *KLD* of MusicNN's tags between each generation and the real audio of its caption; beside it the
-  KLD between real clips that belong to different captions.
-- *Caption similarity*: cosine of text and audio in the joint space (MusicLM's MCC, Section 4.4);
-  of the right caption minus the mean of all the others, with a bootstrap interval over clips.
-  The space that conditions the model favours it, as the paper concedes.
-- *Instrument agreement* (`attributes.py`), of the generations and of the real audio.
+- *FAD* by embedder against the plan's reference side, as it is and extrapolated (`fad.py`). The
+  floor row is what a perfect generator scores, the codec row what ours could.
+- *KLD*: KL(real || made) over the softmax of class logits, between each clip and the real audio of
+  its caption, in nats, mean over pairs. `shuffled_kld` is that of real clips of other captions.
+- *Similarity* (MusicLM's MCC, Section 4.4): cosine of caption and clip in each joint space; of the
+  right caption, minus the mean of all others. The space that conditions a model favours it, as the
+  paper concedes: give an independent one too. Beside it, how many captions find their clip.
+- *Adherence* to asked tempo, key and metre (`adherence.py`), and the lead (`attributes.py`).
+
+A plan without a corpus (captions alone) has similarity and adherence only.
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -25,164 +27,187 @@ from musiclm.audio.waveform import Waveform
 from musiclm.core.errors import DataError
 from musiclm.core.runtime import RandomStreams
 from musiclm.data.manifest import Corpus
+from musiclm.evaluation.adherence import Adherence, adherence, asked_in
+from musiclm.evaluation.analysis import (
+    TAGGER,
+    Analysis,
+    AnalysisCache,
+    Judges,
+    ProgressReport,
+    Treatment,
+)
 from musiclm.evaluation.attributes import (
     InstrumentAgreement,
     instrument_agreement,
     instrument_of_lead,
 )
 from musiclm.evaluation.distances import (
+    GaussianStatistics,
     Interval,
     bootstrap_mean,
-    frechet_audio_distance,
     kl_divergences,
 )
-from musiclm.evaluation.musicnn import MusicNNOutput
+from musiclm.evaluation.fad import FadEstimate, extrapolated_fad
 from musiclm.evaluation.plan import EvaluationPlan, ReferenceClip
+from musiclm.evaluation.retrieval import RetrievalReport, retrieval
 
-Treatment = Callable[[Waveform], Waveform]
-ProgressReport = Callable[[str, int, int], None]
+ClipReader = Callable[[], Iterable[Waveform]]
 GENERATED = "generated"
 FLOOR = "other real pieces"
-
-
-@runtime_checkable
-class Tagger(Protocol):
-    """What judges audio: MusicNN, or a small stand-in."""
-
-    @property
-    def tags(self) -> tuple[str, ...]:
-        """The tags in the order of its outputs."""
-        ...
-
-    def analyse(self, waveform: Waveform) -> MusicNNOutput:
-        """Tags and embeddings of a clip's windows."""
-        ...
-
-
-@runtime_checkable
-class TextAudioModel(Protocol):
-    """A joint space of text and audio, such as MuLan."""
-
-    @property
-    def sample_rate_hz(self) -> int:
-        """The rate of the audio it reads."""
-        ...
-
-    def embed_text(self, texts: list[str]) -> Float[Tensor, "batch dim"]:
-        """Embeddings of texts."""
-        ...
-
-    def embed_audio(self, samples: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch dim"]:
-        """Embeddings of clips."""
-        ...
-
-
-@dataclass(frozen=True)
-class Judges:
-    """The models that score, and the treatments of real audio that are scored for comparison."""
-
-    tagger: Tagger
-    text_audio: TextAudioModel | None = None
-    treatments: Mapping[str, Treatment] = field(default_factory=dict[str, Treatment])
+KLD_DIRECTION = "KL(real || made), softmax, nats"
 
 
 @dataclass(frozen=True)
 class CaptionSimilarity:
-    """Cosine between captions and clips in the joint space."""
+    """Cosine between captions and clips in a joint space; `by_clip` is of the right captions."""
 
     right: float
     shuffled: float
     difference: Interval
+    by_clip: tuple[float, ...]
 
 
 @dataclass(frozen=True)
-class GenerationReport:
-    """The figures of one evaluation; mappings are by row: generated, real audio, treatments.
+class RowScores:
+    """One row of a report; what could not be measured is None or empty.
 
-    `fad` is empty with too few windows for a covariance: 67 clips of 10 s are enough for MusicNN.
-    `instruments` is empty when no asked lead has a tag, as in a corpus without labels.
+    `fad` lacks an embedder with too few windows for a covariance: 67 clips of 10 s are enough for
+    MusicNN. `instruments` is None when no asked lead has a tag, as in a corpus without labels.
     """
+
+    num_windows: int
+    fad: Mapping[str, FadEstimate]
+    kld: Interval | None
+    kld_by_clip: tuple[float, ...]
+    similarity: Mapping[str, CaptionSimilarity]
+    retrieval: Mapping[str, RetrievalReport]
+    adherence: Mapping[str, Adherence]
+    instruments: InstrumentAgreement | None
+
+
+@dataclass(frozen=True)
+class EvaluationReport:
+    """The figures of one evaluation, by row."""
 
     num_clips: int
     clip_seconds: float
     seed: int
-    num_windows: int
-    fad: Mapping[str, float]
-    kld: Mapping[str, float]
-    instruments: Mapping[str, InstrumentAgreement]
-    similarity: Mapping[str, CaptionSimilarity]
+    class_judge: str
+    kld_direction: str
+    shuffled_kld: Interval | None
+    rows: Mapping[str, RowScores]
 
 
-@dataclass(frozen=True)
-class _Analysis:
-    """What the judges made of a row of clips."""
-
-    embeddings: Float[np.ndarray, "windows dim"]
-    tag_logits: Float[np.ndarray, "clips tags"]
-    tag_probabilities: Float[np.ndarray, "clips tags"]
-    joint: Float[Tensor, "clips joint_dim"] | None
-
-    @property
-    def has_covariance(self) -> bool:
-        """Whether there are enough windows for FAD."""
-        return self.embeddings.shape[0] > self.embeddings.shape[1]
-
-
-def evaluate_generations(
+def evaluate_systems(
     plan: EvaluationPlan,
-    corpus: Corpus,
-    generated: Iterable[Waveform],
+    corpus: Corpus | None,
+    systems: Mapping[str, ClipReader],
     judges: Judges,
     *,
+    cache: AnalysisCache | None = None,
     on_progress: ProgressReport | None = None,
-) -> GenerationReport:
-    """Scores generations against a plan.
+) -> EvaluationReport:
+    """Scores the clips of one or several systems against a plan.
 
     Args:
         plan: What was asked, and what is compared with.
-        corpus: The corpus the plan was made from.
-        generated: One clip for each of `plan.asked`, in order; read lazily, any sample rate.
+        corpus: The corpus the plan was made from; None where only captions are known.
+        systems: By name, what gives one clip for each of `plan.asked`, in order, any sample rate.
         judges: The scoring models.
+        cache: Where analyses are kept between runs.
         on_progress: Told the row, the clips done and the clips in all.
 
     Raises:
         DataError: The clips are not as many as planned, or the corpus is another one.
         AudioError: A clip is unreadable or too short to judge.
     """
+    cache = cache or AnalysisCache()
 
-    def analyse(row: str, clips: Iterable[Waveform]) -> _Analysis:
-        return _analyse(row, clips, len(plan.asked), judges, on_progress)
+    def analyse(row: str, read: ClipReader, treatment: Treatment | None = None) -> Analysis:
+        return cache.analyse(
+            row, read, len(plan.asked), judges, treatment=treatment, on_progress=on_progress
+        )
 
-    asked_audio = _real_audio(corpus, plan.asked, plan.clip_seconds)
-    rows = {
-        GENERATED: analyse(GENERATED, generated),
-        FLOOR: analyse(FLOOR, asked_audio()),
-    }
-    reference = analyse("reference", _real_audio(corpus, plan.reference, plan.clip_seconds)())
-    fad: dict[str, float] = {}
-    if reference.has_covariance and all(row.has_covariance for row in rows.values()):
-        treated = {
-            name: analyse(name, map(treatment, asked_audio()))
-            for name, treatment in judges.treatments.items()
+    rows = {name: analyse(name, read) for name, read in systems.items()}
+    reference: dict[str, GaussianStatistics] = {}
+    if corpus is not None:
+        asked_audio = _real_audio(corpus, plan.asked, plan.clip_seconds)
+        rows[FLOOR] = analyse(FLOOR, asked_audio)
+        for name, treatment in judges.treatments.items():
+            rows[name] = analyse(name, asked_audio, treatment)
+        other_side = cache.analyse(
+            "reference",
+            _real_audio(corpus, plan.reference, plan.clip_seconds),
+            len(plan.reference),
+            judges,
+            on_progress=on_progress,
+        )
+        reference = {
+            name: GaussianStatistics.fit(windows)
+            for name, windows in other_side.embeddings.items()
+            if _has_covariance(windows)
         }
-        fad = {
-            name: frechet_audio_distance(row.embeddings, reference.embeddings)
-            for name, row in {**rows, **treated}.items()
-        }
-    leads = [clip.lead for clip in plan.asked]
-    return GenerationReport(
+    real = rows[FLOOR] if corpus is not None else None
+    text = _text_embeddings(plan, judges)
+    return EvaluationReport(
         num_clips=len(plan.asked),
         clip_seconds=plan.clip_seconds,
         seed=plan.seed,
-        num_windows=rows[GENERATED].embeddings.shape[0],
-        fad=fad,
-        kld=_klds(rows[GENERATED].tag_logits, rows[FLOOR].tag_logits),
-        instruments={
-            name: instrument_agreement(leads, row.tag_probabilities, judges.tagger.tags)
+        class_judge=judges.classifier.name if judges.classifier else TAGGER,
+        kld_direction=KLD_DIRECTION,
+        shuffled_kld=_shuffled_kld(real, plan) if real is not None else None,
+        rows={
+            name: _scores(row, plan, reference, None if row is real else real, text, judges)
             for name, row in rows.items()
-            if any(instrument_of_lead(lead) for lead in leads)
         },
-        similarity=_similarities(plan, rows, judges.text_audio),
+    )
+
+
+def _scores(
+    row: Analysis,
+    plan: EvaluationPlan,
+    reference: Mapping[str, GaussianStatistics],
+    real: Analysis | None,
+    text: Mapping[str, Tensor],
+    judges: Judges,
+) -> RowScores:
+    captions = [clip.prompt for clip in plan.asked]
+    leads = [clip.lead for clip in plan.asked]
+    streams = RandomStreams(plan.seed)
+    draw = np.random.default_rng(plan.seed)
+    divergences = (
+        kl_divergences(real.class_logits, row.class_logits) if real is not None else np.zeros(0)
+    )
+    has_tags = any(instrument_of_lead(lead) for lead in leads)
+    return RowScores(
+        num_windows=row.embeddings[TAGGER].shape[0],
+        fad={
+            name: extrapolated_fad(row.embeddings[name], statistics, generator=draw)
+            for name, statistics in reference.items()
+            if _has_covariance(row.embeddings[name])
+        },
+        kld=bootstrap_mean(divergences, generator=draw) if divergences.size else None,
+        kld_by_clip=tuple(divergences.tolist()),
+        similarity={
+            name: caption_similarity(
+                vectors, row.joint[name], captions, np.random.default_rng(plan.seed)
+            )
+            for name, vectors in text.items()
+        },
+        retrieval={
+            name: retrieval(
+                torch.nn.functional.normalize(vectors, dim=1),
+                torch.nn.functional.normalize(row.joint[name], dim=1),
+                generator=streams.generator("retrieval", name),
+            )
+            for name, vectors in text.items()
+        },
+        adherence=adherence([asked_in(c) for c in captions], row.heard, generator=draw)
+        if row.heard
+        else {},
+        instruments=instrument_agreement(leads, row.tag_probabilities, judges.tagger.tags)
+        if has_tags
+        else None,
     )
 
 
@@ -206,7 +231,9 @@ def caption_similarity(
     shuffled = (cosines * is_other).sum(axis=1) / is_other.sum(axis=1)
     right = cosines.diagonal()
     difference = bootstrap_mean(right - shuffled, generator=generator)
-    return CaptionSimilarity(float(right.mean()), float(shuffled.mean()), difference)
+    return CaptionSimilarity(
+        float(right.mean()), float(shuffled.mean()), difference, tuple(right.tolist())
+    )
 
 
 def noise_treatment(signal_to_noise_db: float, seed: int) -> Treatment:
@@ -241,53 +268,22 @@ def _real_audio(
     return read
 
 
-@torch.no_grad()
-def _analyse(
-    row: str,
-    clips: Iterable[Waveform],
-    num_clips: int,
-    judges: Judges,
-    on_progress: ProgressReport | None,
-) -> _Analysis:
-    outputs: list[MusicNNOutput] = []
-    joint: list[Tensor] = []
-    for clip in clips:
-        outputs.append(judges.tagger.analyse(clip))
-        if judges.text_audio is not None:
-            samples = clip.resampled(judges.text_audio.sample_rate_hz).samples
-            joint.append(judges.text_audio.embed_audio(samples.unsqueeze(0))[0].float().cpu())
-        if on_progress is not None:
-            on_progress(row, len(outputs), num_clips)
-    if len(outputs) != num_clips:
-        raise DataError(f"Row {row!r} has {len(outputs)} clips; the plan has {num_clips}.")
-    return _Analysis(
-        torch.cat([output.embeddings for output in outputs]).numpy(),
-        torch.stack([output.clip_tag_logits for output in outputs]).numpy(),
-        torch.stack([output.clip_tag_probabilities for output in outputs]).numpy(),
-        torch.stack(joint) if joint else None,
-    )
-
-
-def _klds(
-    generated: Float[np.ndarray, "clips tags"], real: Float[np.ndarray, "clips tags"]
-) -> dict[str, float]:
-    """Generated against the real audio of its caption, and real audio against its neighbour's."""
-    return {
-        GENERATED: float(kl_divergences(real, generated).mean()),
-        "real, shuffled": float(kl_divergences(real, np.roll(real, 1, axis=0)).mean()),
-    }
-
-
-@torch.no_grad()
-def _similarities(
-    plan: EvaluationPlan, rows: Mapping[str, _Analysis], text_audio: TextAudioModel | None
-) -> dict[str, CaptionSimilarity]:
-    if text_audio is None:
-        return {}
+def _text_embeddings(plan: EvaluationPlan, judges: Judges) -> dict[str, Tensor]:
     captions = [clip.prompt for clip in plan.asked]
-    text = text_audio.embed_text(captions).float().cpu()
-    return {
-        name: caption_similarity(text, row.joint, captions, np.random.default_rng(plan.seed))
-        for name, row in rows.items()
-        if row.joint is not None
-    }
+    with torch.no_grad():
+        return {
+            name: model.embed_text(captions).float().cpu()
+            for name, model in judges.text_audio.items()
+        }
+
+
+def _shuffled_kld(real: Analysis, plan: EvaluationPlan) -> Interval:
+    """Of each real clip against its neighbour's."""
+    neighbours = np.roll(real.class_logits, 1, axis=0)
+    divergences = kl_divergences(real.class_logits, neighbours)
+    return bootstrap_mean(divergences, generator=np.random.default_rng(plan.seed))
+
+
+def _has_covariance(windows: Float[np.ndarray, "windows dim"]) -> bool:
+    """Whether there are enough windows for FAD."""
+    return windows.shape[0] > windows.shape[1] + 1
