@@ -387,6 +387,18 @@ def test_a_rendered_corpus_is_resumable_and_the_same_each_time(tmp_path, library
 
 
 @needs_soundfont
+def test_a_corpus_of_one_split_has_the_clips_that_the_whole_one_would_have(tmp_path, library):
+    settings = RenderSettings(seed=2, soundfont=str(SOUNDFONT), splits=("test",))
+    clips = render_corpus(tmp_path, settings, 0.001, library=library).clips
+    assert {clip.split for clip in clips} == {"test"}
+    index = int(clips[0].clip_id[1:])
+    earlier = [plan_clip(library, 2, number).split for number in range(index + 1)]
+    assert earlier == [*(split for split in earlier[:-1] if split != "test"), "test"]
+    composition = compose(plan_clip(library, 2, index), 2)
+    assert clips[0].melody == composition.melody
+
+
+@needs_soundfont
 def test_the_melody_is_heard_where_the_labels_say(library):
     synthesizer = Synthesizer(train_soundfont())
     right = total = 0

@@ -9,7 +9,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from musiclm.core.errors import DependencyError
 from musiclm.data.corpora.folder import FolderSettings, corpus_from_folder
-from musiclm.data.manifest import Corpus
+from musiclm.data.manifest import Corpus, Split
 from musiclm.data.rendered.corpus import Progress as RenderProgress
 from musiclm.data.rendered.corpus import RenderSettings, render_corpus
 from musiclm.data.rendered.synthesizer import (
@@ -28,6 +28,7 @@ def prepare_rendered(  # noqa: PLR0913  (one argument an option)
     soundfont: Path | None = None,
     game_midi: Path | None = None,
     audio_format: Literal["flac", "wav"] = "flac",
+    splits: tuple[Split, ...] = ("train", "validation", "test"),
 ) -> None:
     """Renders public-domain tunes with an arranger of our own into a captioned corpus.
 
@@ -41,6 +42,7 @@ def prepare_rendered(  # noqa: PLR0913  (one argument an option)
         soundfont: The .sf2 or .sf3 file for training clips; FluidR3_GM is looked for by default.
         game_midi: A WAD file, or a folder of WAD or MIDI files, to mix in as one clip in sixteen.
         audio_format: Kind of audio file.
+        splits: Only clips of these; `--splits test` makes a large corpus to evaluate on.
     """
     if soundfont is not None and not soundfont.is_file():
         raise DependencyError(f"No soundfont at {soundfont}. Give an .sf2 or .sf3 file.")
@@ -58,6 +60,7 @@ def prepare_rendered(  # noqa: PLR0913  (one argument an option)
         soundfont=str(font),
         held_out_soundfont=str(held_out) if held_out else "",
         game_midi=str(game_midi) if game_midi else "",
+        splits=splits,
     )
     columns = (
         TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[state]}"),

@@ -14,7 +14,14 @@ from pydantic import Field, ValidationError
 from musiclm.core.config import Config
 from musiclm.core.errors import DataError
 from musiclm.core.files import write_text_whole
-from musiclm.data.manifest import MANIFEST_NAME, Clip, Corpus, Labels, write_manifest
+from musiclm.data.manifest import (
+    MANIFEST_NAME,
+    Clip,
+    Corpus,
+    Labels,
+    Split,
+    write_manifest,
+)
 from musiclm.data.quality import quality_flags
 from musiclm.data.rendered.arranger import Composition, compose, perform
 from musiclm.data.rendered.captions import write_captions
@@ -49,6 +56,8 @@ class RenderSettings(Config):
     """Path of the soundfont only validation and test clips use; empty for none."""
     game_midi: str = ""
     """A WAD, or a folder of WAD or MIDI files, for one clip in sixteen; empty for none."""
+    splits: tuple[Split, ...] = Field(default=("train", "validation", "test"), min_length=1)
+    """Clips of other splits are left out unrendered; the rest are what they would have been."""
     format_version: int = _FORMAT_VERSION
     """Raised when the same seed gives other clips than before."""
 
@@ -74,7 +83,7 @@ class ClipRenderer:
         self._pieces = load_game_pieces(Path(settings.game_midi)) if has_games else ()
 
     def render(self, index: int) -> Clip | None:
-        """Makes clip `index`, audio and all; None when it came out unusable.
+        """Makes clip `index`, audio and all; None when it came out unusable or is not wanted.
 
         Audio that is there already is kept: file names and contents follow from the settings.
         """
@@ -82,6 +91,8 @@ class ClipRenderer:
         draw = np.random.default_rng([seed, index, 4])
         if self._pieces and draw.random() < _GAME_SHARE:
             return self._render_game(draw, index)
+        if drawn_split(np.random.default_rng([seed, index])) not in self.settings.splits:
+            return None
         composition = compose(plan_clip(self.library, seed, index), seed)
         clip_id, path = self._name(index)
         font = self._soundfont(is_held_out=composition.plan.uses_held_out_soundfont)
@@ -99,6 +110,8 @@ class ClipRenderer:
 
     def _render_game(self, draw: np.random.Generator, index: int) -> Clip | None:
         game = plan_game_clip(draw, self._pieces, drawn_split(draw))
+        if game.piece.split not in self.settings.splits:
+            return None
         clip_id, path = self._name(index)
         font = self._soundfont(is_held_out=game.uses_held_out_soundfont)
         if not (self.folder / path).is_file():
