@@ -41,8 +41,14 @@ VERBS: dict[str, tuple[str, dict[str, str], str]] = {
             "semantic": "musiclm.cli.evaluate_semantic:evaluate_semantic",
             "mulan": "musiclm.cli.evaluate_mulan:evaluate_mulan",
             "stages": "musiclm.cli.evaluate_stages:evaluate_stages",
+            "memorization": "musiclm.cli.evaluate_memorization:evaluate_memorization",
         },
         "score what a model makes, or one of its parts",
+    ),
+    "study": (
+        "musiclm.cli.study",
+        {"create": "create_study", "serve": "serve_study", "results": "study_results"},
+        "a blind listening study: make it, serve its page, see what it shows",
     ),
     "doctor": ("musiclm.cli.doctor", {"": "doctor"}, "what a recipe builds, and what is installed"),
 }
