@@ -149,12 +149,13 @@ def _semantic() -> SemanticRecipe:
                 final_fraction=0.05,
             ),
         ),
-        tokenizer=SemanticTokenizerConfig(w2v_bert=model, layer=2),
+        tokenizer=SemanticTokenizerConfig(w2v_bert=model, layer=0),
         crops=CropSourceConfig(
             crop_seconds=6.0, batch_size=4, gain_db_range=(-6.0, 3.0), validation_crops=12
         ),
         trainer=TrainerConfig(num_steps=6_000, use_bf16=True, ema_decay=0.99, validate_every=500),
         fit=SemanticFitConfig(num_batches=120, max_vectors=180_000, num_epochs=20),
+        storage="int8",
     )
 
 

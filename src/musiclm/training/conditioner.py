@@ -65,6 +65,7 @@ def fit_conditioner(
     *,
     seed: int,
     stride_seconds: int = 2,
+    max_clips: int = 2000,
 ) -> ResidualFit:
     """Fits the codebooks on audio of the train split, and the shift of texts on pairs of it.
 
@@ -77,13 +78,16 @@ def fit_conditioner(
         pairs: Embeddings of training pairs.
         seed: Of the k-means starts.
         stride_seconds: From one window to the next.
+        max_clips: Training clips that are heard at most, spread evenly.
 
     Raises:
         DataError: The train split is empty.
     """
     num_averaged = 1 + 20 // stride_seconds
     rows: list[Tensor] = []
-    for clip in store.corpus.split("train").clips:
+    clips = store.corpus.split("train").clips
+    count = min(max_clips, len(clips))
+    for clip in (clips[index * len(clips) // count] for index in range(count)):
         windows = embed_clip(conditioner.mulan, store, clip, stride_seconds=stride_seconds)
         rows.append(windows)
         averages = windows.unfold(0, min(num_averaged, len(windows)), 1).mean(dim=2)
