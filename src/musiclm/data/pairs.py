@@ -1,10 +1,11 @@
 """Pairs: 10-s log-mel crops with one caption each, from log-mels that are computed only once."""
 
+import hashlib
 import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -91,6 +92,9 @@ class PairSourceConfig(Config):
     """Frames of a crop (10 s)."""
     validation_pairs: int = Field(default=256, ge=0)
     """Fixed pairs of the validation split."""
+    wordings: Literal["all", "even", "odd"] = "all"
+    """All wordings kept for training, or one half of them: a fixed half of all texts, so that two
+    models can learn from different ones."""
 
 
 class PairSource:
@@ -110,7 +114,7 @@ class PairSource:
         self.store = store
         self._streams = RandomStreams(seed)
         clips = store.corpus.split("train").clips
-        self._train = [clip for clip in clips if training_captions(clip)]
+        self._train = [clip for clip in clips if training_captions(clip, config.wordings)]
         if len(self._train) < 2:
             raise DataError(
                 f"{store.corpus.folder} has {len(self._train)} captioned training clips; contrast "
@@ -127,7 +131,7 @@ class PairSource:
         draws = torch.rand(count, 3, generator=generator, dtype=torch.float64).tolist()
         clips = [self._train[index] for index in chosen]
         texts = [
-            drawn_wording(training_captions(clip), draw[1], draw[2])
+            drawn_wording(training_captions(clip, self.config.wordings), draw[1], draw[2])
             for clip, draw in zip(clips, draws, strict=True)
         ]
         return self._batch(clips, [draw[0] for draw in draws], texts)
@@ -171,9 +175,17 @@ class PairSource:
         }
 
 
-def training_captions(clip: Clip) -> list[Caption]:
-    """The wordings of a clip that training may see."""
-    return [caption for caption in clip.captions if not caption.is_held_out]
+def training_captions(clip: Clip, wordings: Literal["all", "even", "odd"] = "all") -> list[Caption]:
+    """The wordings of a clip that training may see, or the half of them with such a hash."""
+    captions = [caption for caption in clip.captions if not caption.is_held_out]
+    if wordings == "all":
+        return captions
+    wanted = ("even", "odd").index(wordings)
+    return [
+        caption
+        for caption in captions
+        if hashlib.blake2b(caption.text.encode(), digest_size=1).digest()[0] % 2 == wanted
+    ]
 
 
 def drawn_wording(captions: Sequence[Caption], kind_draw: float, wording_draw: float) -> str:

@@ -26,7 +26,13 @@ from musiclm.data.clips import CropSource
 from musiclm.data.manifest import Corpus
 from musiclm.data.pairs import LogMelStore, PairSource
 from musiclm.data.token_source import TokenCropSource
-from musiclm.recipes.recipe import CodecRecipe, Recipe, SemanticRecipe, StageName
+from musiclm.recipes.recipe import (
+    CodecRecipe,
+    MuLanRecipe,
+    Recipe,
+    SemanticRecipe,
+    StageName,
+)
 from musiclm.semantic.tokenizer import SemanticTokenizer
 from musiclm.semantic.w2v_bert import W2vBert, W2vBertConfig
 from musiclm.stages.layout import SegmentLayout
@@ -41,7 +47,15 @@ from musiclm.training.tasks.stage import StageTask
 from musiclm.training.trainer import TrainerConfig
 
 ComponentName = Literal[
-    "codec", "codec-decoder", "semantic", "mulan", "semantic-stage", "coarse-stage", "fine-stage"
+    "codec",
+    "codec-decoder",
+    "semantic",
+    "mulan",
+    "mulan-judge",
+    "semantic-stage",
+    "coarse-stage",
+    "coarse-only-stage",
+    "fine-stage",
 ]
 STAGE_OF: dict[ComponentName, StageName] = {
     "semantic-stage": "semantic",
@@ -74,7 +88,9 @@ def component_run(
     Args:
         recipe: Sizes, losses and schedules.
         component: What to train. `codec-decoder` goes on with the decoder of a model's codec
-            while its codes stay what they are, so that the stages stay valid.
+            while its codes stay what they are, so that the stages stay valid. `mulan-judge` is
+            a second MuLan, of another seed and half of the wordings, for the evaluation.
+            `coarse-only-stage` is the paper's ablation: a coarse stage without semantic tokens.
         data: A corpus; for the stages, a token store.
         model: The folder with the parts trained before; stages that read conditioning need its
             `mulan.safetensors`, those that start from codebooks all three tokenizers.
@@ -90,6 +106,9 @@ def component_run(
     is_started = is_resumed or start_from is not None
     if component in STAGE_OF:
         run = _stage_run(recipe, STAGE_OF[component], data, model, is_started=is_started)
+    elif component == "coarse-only-stage":
+        ablated = recipe.model_copy(update={"has_semantic_prefix": False})
+        run = _stage_run(ablated, "coarse", data, model, is_started=is_started)
     elif component == "codec-decoder":
         if model is None:
             raise ConfigError("codec-decoder needs --model, the folder with codec.safetensors.")
@@ -102,6 +121,8 @@ def component_run(
         run = _semantic_run(recipe.semantic, data, is_started=is_started)
     else:
         corpus = Corpus.open(data)
+        if component == "mulan-judge":
+            recipe = recipe.model_copy(update={"mulan": _judge(recipe.mulan)})
         part = recipe.mulan
         mulan = MuLanTask(build_mulan(recipe, corpus), part.task)
         pairs = PairSource(log_mel_store(recipe, corpus), part.pairs, seed=part.trainer.seed)
@@ -109,6 +130,13 @@ def component_run(
     if start_from is not None and not is_resumed:
         load_weights(run.task.model, start_from)
     return run
+
+
+def _judge(part: MuLanRecipe) -> MuLanRecipe:
+    """The same MuLan from another seed and half of the wordings."""
+    trainer = part.trainer.model_copy(update={"seed": part.trainer.seed + 1})
+    pairs = part.pairs.model_copy(update={"wordings": "odd"})
+    return part.model_copy(update={"trainer": trainer, "pairs": pairs})
 
 
 def _codec_run(part: CodecRecipe, data: Path, *, is_started: bool) -> ComponentRun:

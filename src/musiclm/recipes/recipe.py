@@ -11,6 +11,7 @@ from musiclm.core.pretrained import Storage
 from musiclm.data.clips import CropSourceConfig
 from musiclm.data.pairs import PairSourceConfig
 from musiclm.data.token_source import TokenCropConfig
+from musiclm.data.tokenize import TokenizeConfig
 from musiclm.layers.transformer import TransformerConfig
 from musiclm.semantic.tokenizer import SemanticTokenizerConfig
 from musiclm.stages.language_model import StageConfig
@@ -140,12 +141,16 @@ class Recipe(Config):
     """Rendered music that `musiclm build` prepares."""
     num_coarse: int = Field(default=4, gt=0)
     """Acoustic levels of the coarse stage; the fine stage makes the rest."""
+    has_semantic_prefix: bool = True
+    """Whether the coarse stage reads semantic tokens; without them it is the paper's ablation."""
     codec: CodecRecipe
     """SoundStream."""
     semantic: SemanticRecipe
     """w2v-BERT."""
     mulan: MuLanRecipe
     """MuLan."""
+    tokens: TokenizeConfig = TokenizeConfig()
+    """How the corpus is tokenized."""
     semantic_stage: StageRecipe
     """MuLan ► semantic tokens."""
     coarse_stage: StageRecipe
@@ -201,7 +206,8 @@ class Recipe(Config):
         if name == "semantic":
             return semantic_layout(self.conditioning_spec, self.semantic_spec, style)
         if name == "coarse":
-            return coarse_layout(self.conditioning_spec, self.semantic_spec, coarse, style)
+            semantic = self.semantic_spec if self.has_semantic_prefix else None
+            return coarse_layout(self.conditioning_spec, semantic, coarse, style)
         return fine_layout(coarse, fine, style)
 
     def stage_task(self, name: StageName) -> StageTaskConfig:

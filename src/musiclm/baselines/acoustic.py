@@ -1,0 +1,118 @@
+"""Acoustic tokens from whatever a coarse stage reads: for the ablation and the token study.
+
+The cascade (`generation/cascade.py`) always begins with semantic tokens; here they may be given, or
+absent because the stage was trained without them. Windows as there: half overlapping for the coarse
+stage, side by side for the fine one.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+from torch.nn import functional
+
+from musiclm.core.runtime import RandomStreams
+from musiclm.generation.prompt import GenerationSettings
+from musiclm.stages.decoding import SamplingConfig, generate
+from musiclm.stages.language_model import StageModel
+
+_MAX_FINE_ROWS = 32
+
+
+def acoustic_codes(
+    coarse_stage: StageModel,
+    fine_stage: StageModel,
+    segments: Mapping[str, Int[Tensor, "batch _ _"]],
+    num_frames: int,
+    settings: GenerationSettings,
+    streams: Sequence[RandomStreams],
+) -> Int[Tensor, "batch quantizers frames"]:
+    """All levels of acoustic codes.
+
+    Args:
+        coarse_stage: Reads `segments`.
+        fine_stage: Reads the coarse codes.
+        segments: Codes by name, such as conditioning and semantic tokens.
+        num_frames: Acoustic frames of the result.
+        settings: Temperatures and guidance.
+        streams: Random streams, one a sample.
+
+    Raises:
+        ConfigError: The coarse stage reads something that is not given.
+    """
+    coarse = coarse_codes(coarse_stage, segments, num_frames, settings, streams)
+    return torch.cat([coarse, fine_codes(fine_stage, coarse, settings, streams)], dim=1)
+
+
+def coarse_codes(
+    stage: StageModel,
+    segments: Mapping[str, Int[Tensor, "batch _ _"]],
+    num_frames: int,
+    settings: GenerationSettings,
+    streams: Sequence[RandomStreams],
+) -> Int[Tensor, "batch coarse frames"]:
+    """Coarse codes, window by window; each begins with the second half of the one before."""
+    rate = stage.layout.target.spec.frame_rate_hz
+    rates = [segment.spec.frame_rate_hz for segment in stage.layout.prefixes]
+    grid = max((rate // slower for slower in rates if slower), default=1)
+    half = max(1, int(stage.config.window_seconds * rate) // (2 * grid)) * grid
+    sampling = SamplingConfig(temperature=settings.temperatures.coarse, guidance=settings.guidance)
+    done: Tensor | None = None
+    for number, start in enumerate(range(0, max(num_frames - half, 1), half)):
+        stop = min(start + 2 * half, num_frames)
+        cut = {
+            segment.name: _cut(
+                segments[segment.name], start, stop, rate, segment.spec.frame_rate_hz
+            )
+            for segment in stage.layout.prefixes
+            if segment.name in segments
+        }
+        codes = generate(
+            stage,
+            cut,
+            stop - start,
+            sampling=sampling,
+            generators=[stream.generator("coarse", number) for stream in streams],
+            known_target=None if done is None else done[:, :, start:],
+        ).cpu()
+        done = codes if done is None else torch.cat([done[:, :, :start], codes], dim=2)
+    assert done is not None
+    return done
+
+
+def fine_codes(
+    stage: StageModel,
+    coarse: Int[Tensor, "batch coarse frames"],
+    settings: GenerationSettings,
+    streams: Sequence[RandomStreams],
+) -> Int[Tensor, "batch fine frames"]:
+    """The remaining levels, windows side by side in batches (AudioLM, Section III-C)."""
+    num_frames = coarse.shape[2]
+    rate = stage.layout.target.spec.frame_rate_hz
+    window = min(int(stage.config.window_seconds * rate), num_frames)
+    num_windows = -(-num_frames // window)
+    missing = num_windows * window - num_frames
+    padded = functional.pad(coarse.float(), (0, missing), mode="replicate").long()
+    rows = padded.unflatten(2, (num_windows, window)).transpose(1, 2).flatten(0, 1)
+    generators = [s.generator("fine", number) for s in streams for number in range(num_windows)]
+    sampling = SamplingConfig(temperature=settings.temperatures.fine)
+    made = [
+        generate(
+            stage,
+            {"coarse": rows[first : first + _MAX_FINE_ROWS]},
+            window,
+            sampling=sampling,
+            generators=generators[first : first + _MAX_FINE_ROWS],
+        ).cpu()
+        for first in range(0, len(rows), _MAX_FINE_ROWS)
+    ]
+    fine = torch.cat(made).unflatten(0, (len(streams), num_windows))
+    return fine.transpose(1, 2).flatten(2, 3)[:, :, :num_frames]
+
+
+def _cut(codes: Tensor, start: int, stop: int, target_rate_hz: int, rate_hz: int) -> Tensor:
+    """The frames that cover target frames `start` to `stop`; all of a rateless segment."""
+    if not rate_hz:
+        return codes
+    return codes[:, :, start * rate_hz // target_rate_hz : -(-stop * rate_hz // target_rate_hz)]
