@@ -16,6 +16,7 @@ def encode(
     audio: tyro.conf.Positional[Path],
     tokens: tyro.conf.Positional[Path],
     *,
+    picture: Path | None = None,
     model: str | None = None,
     device: str = "auto",
 ) -> None:
@@ -24,12 +25,20 @@ def encode(
     Args:
         audio: A WAV, FLAC, OGG or MP3 file of any rate and number of channels.
         tokens: The .safetensors file to write.
+        picture: A .png file to draw the tokens in, under the mel spectrogram and in time with it.
         model: A model folder or hub id; the bundled model by default.
         device: auto, cpu or cuda.
     """
     musiclm = MusicLM.from_pretrained(model, device=device)
-    token_set = musiclm.encode(Waveform.read(audio))
+    waveform = Waveform.read(audio)
+    token_set = musiclm.encode(waveform)
     token_set.write(tokens)
+    if picture is not None:
+        # matplotlib is an extra: only who wants a picture needs it.
+        from musiclm.evaluation.token_pictures import write_token_picture
+
+        rows = {"semantic": token_set.semantic[None], "acoustic": token_set.acoustic}
+        write_token_picture(waveform, rows, picture)
     seconds = token_set.num_samples / musiclm.codec.sample_rate_hz
     Console(stderr=True).print(
         f"{tokens}: {seconds:.2f} s as {token_set.semantic.numel()} semantic and "

@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from musiclm.core.errors import PromptError
+from musiclm.evaluation.transcription import Transcriber
+from musiclm.generation.candidates import Similarity, ranked, similarity
 from musiclm.generation.musiclm import Generation, MusicLM
 from musiclm.generation.prompt import (
     GenerationSettings,
@@ -20,29 +22,54 @@ from musiclm.generation.prompt import (
     checked_text,
 )
 from musiclm.generation.record import GenerationRecord
+from musiclm.generation.request import GenerationRequest, make_request, story_duration
+
+_DEFAULT_SECONDS = 10.0
 
 
 def generate(  # noqa: PLR0913  (each is an option of the command)
     prompt: tyro.conf.Positional[str | None] = None,
     *,
-    duration: float = 10.0,
+    duration: float | None = None,
     seed: int = 0,
     output: Path = Path("out.wav"),
     batch: int = 1,
+    candidates: int = 1,
     temperature: float = 1.0,
+    melody: Path | None = None,
+    story: Path | None = None,
+    blend: float = 0.0,
+    mix: tyro.conf.UseAppendAction[tuple[str, ...]] = (),
+    style_from: Path | None = None,
+    continue_from: Path | None = None,
+    keep_from: Path | None = None,
+    tokens: Path | None = None,
+    midi: bool = False,
     from_: Annotated[Path | None, tyro.conf.arg(name="from")] = None,
     model: str | None = None,
     device: str = "auto",
 ) -> None:
-    """Make music from a sentence.
+    """Make music from a sentence, a tune, a story or a clip (docs/prompts.md has examples).
 
     Args:
         prompt: What it should sound like, for instance "a calm violin melody over soft piano".
-        duration: Seconds of music, more than 0 and at most 600.
+        duration: Seconds of music, more than 0 and at most 600; 10 by default, or the story's.
         seed: The same seed, prompt and model give the same music.
         output: The .wav, .flac or .ogg file to write; a .json beside it says how it was made.
         batch: How many pieces; the seeds count up and the names get numbers.
+        candidates: Make so many pieces with seeds that count up, say how well MuLan hears the
+            prompt in each, and keep the best.
         temperature: Multiplies the temperatures of all stages; lower is safer, higher is wilder.
+        melody: An audio file with a tune to follow: hummed, sung, whistled or played.
+        story: A text file of timed prompts, one a line, such as "0:15 drums enter".
+        blend: Seconds in which the style moves from one section of a story to the next.
+        mix: A weight and a text or @file, such as "0.7:jazz" or "0.5:@clip.wav"; may be repeated,
+            and the prompt counts as 1. Write a negative one as --mix=-0.3:drums.
+        style_from: An audio file whose style to take; the same as --mix 1:@FILE.
+        continue_from: An audio file to go on with; --duration is that of the new music.
+        keep_from: A token file whose semantic tokens are kept: the same tune with a new sound.
+        tokens: Write the tokens of the piece to this .safetensors file too.
+        midi: Write the notes that are heard in the result beside it, as a .mid file.
         from_: A .json that an earlier run wrote: makes that piece again.
         model: A model folder or hub id; the bundled model by default.
         device: auto, cpu or cuda.
@@ -50,21 +77,21 @@ def generate(  # noqa: PLR0913  (each is an option of the command)
     record = None if from_ is None else GenerationRecord.read(from_)
     if record is not None:
         prompt, seed, settings = record.prompt, record.seed, record.settings
+        request = record.request
     else:
-        if prompt is None:
-            raise PromptError('Say what to play, such as: musiclm generate "a calm solo piano".')
-        if not temperature >= 0 or temperature > 10:
-            raise PromptError(f"The temperature is {temperature}; choose a number from 0 to 10.")
-        settings = GenerationSettings(
-            duration_seconds=checked_duration(duration),
-            temperatures=Temperatures().scaled(temperature),
+        request = make_request(
+            story=story,
+            blend_seconds=blend,
+            mix=(*mix, *([f"1:@{style_from}"] if style_from else [])),
+            melody=melody,
+            continue_from=continue_from,
+            keep_from=keep_from,
         )
-    prompt = checked_text(prompt)
-    if not 1 <= batch <= 64:
-        raise PromptError(f"The batch is {batch}; choose 1 to 64 pieces.")
-    seeds = [checked_seed(seed + index) for index in range(batch)]
-    if output.suffix.lower() not in (".wav", ".flac", ".ogg"):
-        raise PromptError(f"Cannot write {output.name}: use a .wav, .flac or .ogg name.")
+        settings = _settings(duration, temperature, request)
+        prompt = _checked_prompt(prompt, request)
+    seeds = _seeds(seed, batch, candidates)
+    paths = _paths(output, batch)
+    transcriber = Transcriber() if midi else None
     console = Console(stderr=True)
     musiclm = MusicLM.from_pretrained(model, device=device)
     if record is not None:
@@ -72,18 +99,82 @@ def generate(  # noqa: PLR0913  (each is an option of the command)
     started = time.perf_counter()
     with _progress_bar(console) as report:
         pieces = musiclm.generate_batch(
-            [prompt] * batch, seeds=seeds, settings=settings, progress=report
+            [prompt] * len(seeds), seeds=seeds, settings=settings, request=request, progress=report
         )
     seconds = time.perf_counter() - started
-    for path, piece in zip(_paths(output, batch), pieces, strict=True):
-        piece.write(path)
-    _say_speed(console, output, pieces, seconds)
+    scores: list[Similarity | None] = [None] * len(pieces)
+    if candidates > 1:
+        pieces, scores = _best(console, musiclm, pieces)
+    for path, piece, score in zip(paths, pieces, scores, strict=True):
+        piece.write(path, similarity=None if score is None else score.score)
+        if transcriber is not None:
+            transcriber.transcribe(piece.waveform).write(path.with_suffix(".mid"))
+    if tokens is not None:
+        pieces[0].tokens.write(tokens)
+    _say_speed(console, output, pieces, seconds, len(seeds))
+
+
+def _settings(
+    duration: float | None, temperature: float, request: GenerationRequest
+) -> GenerationSettings:
+    if not temperature >= 0 or temperature > 10:
+        raise PromptError(f"The temperature is {temperature}; choose a number from 0 to 10.")
+    if duration is None:
+        duration = story_duration(request.story) if request.story else _DEFAULT_SECONDS
+    return GenerationSettings(
+        duration_seconds=checked_duration(duration),
+        temperatures=Temperatures().scaled(temperature),
+    )
+
+
+def _checked_prompt(prompt: str | None, request: GenerationRequest) -> str:
+    if request.story and prompt:
+        raise PromptError("A story says what to play: leave the prompt out, or make it a section.")
+    if prompt is not None:
+        return checked_text(prompt)
+    if request.needs_text:
+        raise PromptError('Say what to play, such as: musiclm generate "a calm solo piano".')
+    return ""
+
+
+def _seeds(seed: int, batch: int, candidates: int) -> list[int]:
+    for name, count in (("batch", batch), ("number of candidates", candidates)):
+        if not 1 <= count <= 64:
+            raise PromptError(f"The {name} is {count}; choose 1 to 64 pieces.")
+    if batch > 1 and candidates > 1:
+        raise PromptError("Choose --batch (keep all) or --candidates (keep the best), not both.")
+    return [checked_seed(seed + index) for index in range(max(batch, candidates))]
 
 
 def _paths(output: Path, batch: int) -> list[Path]:
+    if output.suffix.lower() not in (".wav", ".flac", ".ogg"):
+        raise PromptError(f"Cannot write {output.name}: use a .wav, .flac or .ogg name.")
     if batch == 1:
         return [output]
     return [output.with_stem(f"{output.stem}-{index + 1}") for index in range(batch)]
+
+
+def _best(
+    console: Console, musiclm: MusicLM, pieces: list[Generation]
+) -> tuple[list[Generation], list[Similarity | None]]:
+    """The piece in which MuLan hears the request best; says the score of each."""
+    found = [
+        similarity(musiclm.conditioner, piece.waveform, piece.prompt, piece.request)
+        for piece in pieces
+    ]
+    scores = [score for score in found if score is not None]
+    if len(scores) < len(pieces):
+        raise PromptError(
+            "Candidates are ranked by their likeness to a text or a mix: give a prompt, a story or "
+            "--mix, or leave --candidates out."
+        )
+    order = ranked([score.score for score in scores])
+    for place, index in enumerate(order, start=1):
+        kept = "  kept" if place == 1 else ""
+        console.print(
+            f"{place}. seed {pieces[index].seed}: similarity {scores[index].score:.3f}{kept}"
+        )
+    return [pieces[order[0]]], [scores[order[0]]]
 
 
 @contextmanager
@@ -100,8 +191,12 @@ def _progress_bar(console: Console) -> Generator[Callable[[str, float], None], N
         yield report
 
 
-def _say_speed(console: Console, output: Path, pieces: list[Generation], seconds: float) -> None:
+def _say_speed(
+    console: Console, output: Path, pieces: list[Generation], seconds: float, num_made: int
+) -> None:
     music_seconds = sum(piece.waveform.duration_seconds for piece in pieces)
+    if len(pieces) < num_made:
+        music_seconds *= num_made
     factor = seconds / music_seconds
     console.print(
         f"{output}: {music_seconds:.1f} s of music in {seconds:.1f} s "

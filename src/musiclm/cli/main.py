@@ -22,11 +22,16 @@ VERBS: dict[str, tuple[str, dict[str, str], str]] = {
         "make a corpus: rendered scores, or a folder of your own audio",
     ),
     "tokenize": ("musiclm.cli.tokenize", {"": "tokenize"}, "a corpus to token shards"),
+    "tokenize-melody": (
+        "musiclm.cli.tokenize_melody",
+        {"": "tokenize_melody"},
+        "hum the tunes of a corpus, as tokens beside a store",
+    ),
     "train": ("musiclm.cli.train", {"": "train"}, "train one component"),
     "fit": (
         "musiclm.cli.fit",
-        {"semantic": "fit_semantic", "mulan": "fit_mulan"},
-        "fit k-means or the MuLan quantizer",
+        {"semantic": "fit_semantic", "mulan": "fit_mulan", "melody": "fit_melody"},
+        "fit k-means, or the quantizer of MuLan or melodies",
     ),
     "build": (
         "musiclm.cli.build",
@@ -41,6 +46,7 @@ VERBS: dict[str, tuple[str, dict[str, str], str]] = {
             "semantic": "musiclm.cli.evaluate_semantic:evaluate_semantic",
             "mulan": "musiclm.cli.evaluate_mulan:evaluate_mulan",
             "stages": "musiclm.cli.evaluate_stages:evaluate_stages",
+            "melody": "musiclm.cli.evaluate_melody:evaluate_melody",
             "memorization": "musiclm.cli.evaluate_memorization:evaluate_memorization",
         },
         "score what a model makes, or one of its parts",
@@ -95,7 +101,7 @@ def _function(module_name: str, place: str) -> Callable[..., Any]:
 
 def _usage() -> str:
     lines = ["usage: musiclm VERB ...   (musiclm VERB --help says more)", ""]
-    lines += [f"  {verb:<10} {text}" for verb, (_, _, text) in VERBS.items()]
+    lines += [f"  {verb:<15} {text}" for verb, (_, _, text) in VERBS.items()]
     return "\n".join(lines)
 
 

@@ -7,6 +7,7 @@ from rich.console import Console
 
 from musiclm.core.runtime import Runtime
 from musiclm.recipes.components import ComponentName, component_run
+from musiclm.recipes.melody import MelodyComponent, melody_run
 from musiclm.recipes.registry import RecipeName, load_recipe
 from musiclm.training.run_state import checkpoint_folder
 from musiclm.training.trainer import LAST_NAME
@@ -14,7 +15,7 @@ from musiclm.training.trainer import train as run_training
 
 
 def train(  # noqa: PLR0913  (each is an option of the command)
-    component: tyro.conf.Positional[ComponentName],
+    component: tyro.conf.Positional[ComponentName | MelodyComponent],
     corpus: tyro.conf.Positional[Path],
     *,
     recipe: RecipeName = "mini",
@@ -30,7 +31,8 @@ def train(  # noqa: PLR0913  (each is an option of the command)
 
     Args:
         component: What to train; codec-decoder lets the decoder of the model's codec learn on
-            while the codes stay what they are.
+            while the codes stay what they are; melody is the embedder of tunes, melody-stage the
+            model's semantic stage learning to follow them.
         corpus: A corpus (`musiclm prepare`); for the stages, a token store (`musiclm tokenize`).
         recipe: Sizes, losses and schedule: tiny, mini or paper.
         run_folder: Where checkpoints, metrics, samples and weights go.
@@ -42,14 +44,17 @@ def train(  # noqa: PLR0913  (each is an option of the command)
         threads: CPU threads; as many as there are by default.
     """
     runtime = Runtime.choose(device, threads)
-    run = component_run(
-        load_recipe(recipe),
-        component,
-        corpus,
-        model,
-        start_from=start_from,
-        is_resumed=checkpoint_folder(run_folder) is not None,
-    )
+    if component == "melody" or component == "melody-stage":
+        run = melody_run(load_recipe(recipe), component, corpus, model)
+    else:
+        run = component_run(
+            load_recipe(recipe),
+            component,
+            corpus,
+            model,
+            start_from=start_from,
+            is_resumed=checkpoint_folder(run_folder) is not None,
+        )
     changes = {"num_steps": num_steps, "max_minutes": max_minutes}
     given = {name: value for name, value in changes.items() if value is not None}
     config = type(run.trainer).model_validate(run.trainer.model_dump() | given)

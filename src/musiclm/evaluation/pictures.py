@@ -34,7 +34,7 @@ def log_mel_picture(
     """
     if not waveforms:
         raise AudioError("No waveforms to draw. Give at least one.")
-    panels = {name: _decibels(waveform, seconds_shown) for name, waveform in waveforms.items()}
+    panels = {name: decibels(waveform, seconds_shown) for name, waveform in waveforms.items()}
     loudest = max(float(panel.max()) for panel in panels.values())
     longest = max(waveform.duration_seconds for waveform in waveforms.values())
     columns = min(num_columns, len(panels))
@@ -79,7 +79,7 @@ def write_log_mel_picture(
         figure.savefig(temporary, dpi=100)
 
 
-def _decibels(waveform: Waveform, seconds_shown: float | None) -> np.ndarray:
+def decibels(waveform: Waveform, seconds_shown: float | None = None) -> np.ndarray:
     """Log-mel magnitudes in dB, `[mels, frames]`: 10 ms frames, 80 bands up to half the rate."""
     rate = waveform.sample_rate_hz
     samples = waveform.samples

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 
 import torch
 from jaxtyping import Int
@@ -9,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from musiclm.core.runtime import RandomStreams, one_thread
+from musiclm.generation.material import Material
 from musiclm.generation.prompt import GenerationSettings
 from musiclm.generation.windows import sliding_windows
 from musiclm.stages.decoding import SamplingConfig, generate, generate_frames
@@ -38,9 +40,28 @@ class Cascade:
         self.coarse = coarse
         self.fine = fine
 
+    @property
+    def semantic_rate_hz(self) -> int:
+        """Semantic frames a second."""
+        return self.semantic.layout.target.spec.frame_rate_hz
+
+    @property
+    def frames_per_semantic(self) -> int:
+        """Acoustic frames in the time of a semantic one."""
+        return self.coarse.layout.target.spec.frame_rate_hz // self.semantic_rate_hz
+
+    @property
+    def num_coarse(self) -> int:
+        """Acoustic levels of the coarse stage."""
+        return self.coarse.layout.target.spec.num_quantizers
+
+    def reads(self, name: str) -> bool:
+        """Whether the semantic stage has a segment of that name before its target."""
+        return any(segment.name == name for segment in self.semantic.layout.prefixes)
+
     def generate(
         self,
-        conditioning: Int[Tensor, "batch levels 1"],
+        material: Material,
         duration_seconds: float,
         settings: GenerationSettings,
         streams: Sequence[RandomStreams],
@@ -52,38 +73,39 @@ class Cascade:
         """Semantic and acoustic codes that cover the duration, rounded up to whole frames.
 
         Args:
-            conditioning: Codes of the prompts.
+            material: Codes of the prompts, and what exists already.
             duration_seconds: Length of the pieces.
             settings: Temperatures and guidance.
             streams: Random streams, one a sample.
             progress: Told of each stage's progress.
         """
         with one_thread() if len(streams) <= _SMALL_BATCH else nullcontext():
-            return self._all_stages(conditioning, duration_seconds, settings, streams, progress)
+            return self._all_stages(material, duration_seconds, settings, streams, progress)
 
     def _all_stages(
         self,
-        conditioning: Tensor,
+        material: Material,
         duration_seconds: float,
         settings: GenerationSettings,
         streams: Sequence[RandomStreams],
         progress: ProgressReport,
     ) -> tuple[Tensor, Tensor]:
-        rate = self.semantic.layout.target.spec.frame_rate_hz
-        num_frames = max(1, -int(-duration_seconds * rate // 1))
-        semantic = self._slide(
-            self.semantic, {"conditioning": conditioning}, num_frames, settings, streams, progress
-        )
-        segments = {"conditioning": conditioning, "semantic": semantic}
-        scale = self.coarse.layout.target.spec.frame_rate_hz // rate
-        coarse = self._slide(self.coarse, segments, num_frames * scale, settings, streams, progress)
-        fine = self._fine(coarse, settings, streams, progress)
+        num_frames = max(1, -int(-duration_seconds * self.semantic_rate_hz // 1))
+        semantic = self._slide(self.semantic, material, num_frames, settings, streams, progress)
+        given = replace(material, frames={**material.frames, "semantic": semantic})
+        num_coarse_frames = num_frames * self.frames_per_semantic
+        coarse = self._slide(self.coarse, given, num_coarse_frames, settings, streams, progress)
+        known = material.known.get("fine")
+        num_known = 0 if known is None else known.shape[2]
+        fine = self._fine(coarse[:, :, num_known:], settings, streams, progress)
+        if known is not None:
+            fine = torch.cat([known[:, :, : coarse.shape[2]], fine], dim=2)
         return semantic, torch.cat([coarse, fine], dim=1)
 
     def _slide(
         self,
         model: StageModel,
-        segments: dict[str, Tensor],
+        material: Material,
         num_frames: int,
         settings: GenerationSettings,
         streams: Sequence[RandomStreams],
@@ -92,23 +114,19 @@ class Cascade:
         """Target codes of one stage, by windows that begin with the end of the one before."""
         name, spec = model.layout.name, model.layout.target.spec
         # Half a window, in whole semantic frames so that both rates cut at the same instant.
-        grid = spec.frame_rate_hz // self.semantic.layout.target.spec.frame_rate_hz
+        grid = spec.frame_rate_hz // self.semantic_rate_hz
         window = int(model.config.window_seconds * spec.frame_rate_hz) // (2 * grid) * (2 * grid)
         sampling = SamplingConfig(
             temperature=getattr(settings.temperatures, name), guidance=settings.guidance
         )
-        done = torch.empty(len(streams), spec.num_quantizers, 0, dtype=torch.long)
-        for number, piece in enumerate(sliding_windows(num_frames, window, window // 2)):
-            cut = {
-                segment.name: _cut(
-                    segments[segment.name],
-                    piece.start,
-                    piece.stop,
-                    spec.frame_rate_hz,
-                    segment.spec.frame_rate_hz,
-                )
-                for segment in model.layout.prefixes
-            }
+        done = material.known.get(name)
+        if done is None:
+            done = torch.empty(len(streams), spec.num_quantizers, 0, dtype=torch.long)
+        done = done[:, :, :num_frames]
+        changes = [frame * grid for frame in material.changes(self.semantic_rate_hz)]
+        pieces = sliding_windows(num_frames, window, window // 2, done.shape[2], changes)
+        for number, piece in enumerate(pieces):
+            cut = material.cut(model.layout, piece.start, piece.stop, done.shape[2])
             known = done[:, :, piece.start : piece.start + piece.num_known]
             frames: list[Tensor] = []
             for frame in generate_frames(
@@ -134,6 +152,8 @@ class Cascade:
         """Fine codes: windows side by side, all in one batch (AudioLM, Section III-C)."""
         spec = self.fine.layout.target.spec
         num_frames = coarse.shape[2]
+        if not num_frames:
+            return coarse.new_empty(len(coarse), spec.num_quantizers, 0)
         window = min(int(self.fine.config.window_seconds * spec.frame_rate_hz), num_frames)
         num_windows = -(-num_frames // window)
         padded = functional.pad(
@@ -159,10 +179,3 @@ class Cascade:
             progress("fine", min(1.0, (start + _MAX_FINE_ROWS) / len(rows)))
         fine = torch.cat(made).unflatten(0, (len(streams), num_windows))
         return fine.transpose(1, 2).flatten(2, 3)[:, :, :num_frames]
-
-
-def _cut(codes: Tensor, start: int, stop: int, target_rate_hz: int, rate_hz: int) -> Tensor:
-    """The frames of a prefix that cover target frames `start .. stop`; all of a rateless one."""
-    if not rate_hz:
-        return codes
-    return codes[:, :, start * rate_hz // target_rate_hz : -(-stop * rate_hz // target_rate_hz)]

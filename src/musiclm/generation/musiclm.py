@@ -2,9 +2,10 @@
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Int
@@ -13,12 +14,15 @@ from torch import Tensor
 from musiclm.audio.waveform import Waveform
 from musiclm.codec.soundstream import SoundStream, SoundStreamConfig
 from musiclm.conditioning.conditioner import Conditioner
+from musiclm.conditioning.melody_tokenizer import MelodyTokenizer
 from musiclm.conditioning.mulan import MuLan
 from musiclm.core.errors import PromptError
 from musiclm.core.pretrained import load_weights, read_config_json, sha256_of_file
 from musiclm.core.runtime import RandomStreams, Runtime
 from musiclm.generation.bundle import BundleConfig, bundle_sha256, find_bundle, read_bundle_config
 from musiclm.generation.cascade import Cascade, ProgressReport, no_report
+from musiclm.generation.gathering import gather
+from musiclm.generation.material import concatenated
 from musiclm.generation.prompt import (
     GenerationSettings,
     checked_duration,
@@ -26,6 +30,7 @@ from musiclm.generation.prompt import (
     checked_text,
 )
 from musiclm.generation.record import GenerationRecord
+from musiclm.generation.request import GenerationRequest, make_request
 from musiclm.generation.token_file import TokenSet
 from musiclm.semantic.tokenizer import SemanticTokenizer
 from musiclm.stages.language_model import StageConfig, StageModel
@@ -44,9 +49,15 @@ class Generation:
     model_name: str
     model_sha256: str
     device: str
+    request: GenerationRequest = field(default_factory=GenerationRequest)
 
-    def write(self, path: Path | str) -> None:
-        """Writes the audio and, beside it, `NAME.json` with all that is needed to make it again."""
+    def write(self, path: Path | str, *, similarity: float | None = None) -> None:
+        """Writes the audio and, beside it, `NAME.json` with all that is needed to make it again.
+
+        Args:
+            path: The audio file.
+            similarity: How like its request the piece sounds, where that was measured.
+        """
         path = Path(path)
         self.waveform.write(path)
         record = GenerationRecord(
@@ -58,6 +69,8 @@ class Generation:
             audio_sha256=sha256_of_file(path),
             device=self.device,
             unknown_words=self.unknown_words,
+            request=self.request,
+            similarity=similarity,
         )
         record.write(path.with_suffix(".json"))
 
@@ -108,6 +121,21 @@ class MusicLM:
         """MuLan and its quantizer."""
         return Conditioner.load(self._path("mulan")).to(self.runtime.device)
 
+    @cached_property
+    def melody(self) -> MelodyTokenizer:
+        """The melody embedder and its quantizer.
+
+        Raises:
+            PromptError: The model has none.
+        """
+        path = self.folder / self.config.parts.get("melody", "melody.safetensors")
+        if not path.is_file():
+            raise PromptError(
+                f"This model follows no melodies: {self.folder} has no {path.name}. Use a model "
+                "that does, or leave the melody out."
+            )
+        return MelodyTokenizer.load(path).to(self.runtime.device)
+
     @property
     def mulan(self) -> MuLan:
         """The joint embedding of music and text."""
@@ -129,27 +157,37 @@ class MusicLM:
 
     def generate(
         self,
-        prompt: str,
+        prompt: str = "",
         *,
         duration_seconds: float = 10.0,
         seed: int = 0,
         settings: GenerationSettings | None = None,
+        request: GenerationRequest | None = None,
         progress: ProgressReport = no_report,
+        **asked: Any,
     ) -> Generation:
-        """Music from a sentence (MusicLM, Section 3.2).
+        """Music from a sentence (MusicLM, Section 3.2), a tune, a story, a clip (Section 6).
 
         Args:
-            prompt: What it should sound like.
+            prompt: What it should sound like; may be empty when something else says it.
             duration_seconds: Length; more than 0, at most 600.
             seed: The same prompt, seed, settings and model give the same music.
             settings: Temperatures and the like; its duration is used when it is given.
+            request: What is asked beside the prompt.
             progress: Called with a stage's name and the fraction of it that is done.
+            **asked: The same piece by piece: `melody`, `story`, `blend_seconds`, `mix`,
+                `continue_from`, `keep_from`, as `generation.request.make_request` takes them.
 
         Raises:
-            PromptError: The prompt, duration or seed is out of range.
+            PromptError: The prompt, duration, seed or request makes no sense.
+            AudioError: A file of the request cannot be read.
         """
         settings = settings or GenerationSettings(duration_seconds=duration_seconds)
-        return self.generate_batch([prompt], seeds=[seed], settings=settings, progress=progress)[0]
+        if asked:
+            request = make_request(**asked)
+        return self.generate_batch(
+            [prompt], seeds=[seed], settings=settings, request=request, progress=progress
+        )[0]
 
     def generate_batch(
         self,
@@ -157,31 +195,37 @@ class MusicLM:
         *,
         seeds: Sequence[int],
         settings: GenerationSettings | None = None,
+        request: GenerationRequest | None = None,
         progress: ProgressReport = no_report,
     ) -> list[Generation]:
-        """Several pieces at once, one a prompt and seed; all have the same settings.
+        """Several pieces at once, one a prompt and seed; all have the same settings and request.
 
         Raises:
-            PromptError: A prompt, the duration or a seed is out of range, or the counts differ.
+            PromptError: A prompt, the duration, a seed or the request makes no sense, or the counts
+                differ.
+            AudioError: A file of the request cannot be read.
         """
         settings = settings or GenerationSettings()
+        request = request or GenerationRequest()
         if not prompts or len(prompts) != len(seeds):
             raise PromptError(f"{len(prompts)} prompts and {len(seeds)} seeds; give one seed each.")
-        texts = [checked_text(prompt) for prompt in prompts]
+        texts = [checked_text(prompt) if prompt or request.needs_text else "" for prompt in prompts]
         streams = [RandomStreams(checked_seed(seed)) for seed in seeds]
         seconds = checked_duration(settings.duration_seconds)
-        unknown = [tuple(self.mulan.text_tower.unknown_words(text)) for text in texts]
+        unknown = [self._unknown_words(text, request) for text in texts]
         _warn_of_unknown(unknown)
         # One at a time: rounding differs between batch sizes, and a code may hang on it.
-        conditioning = torch.cat([self.conditioner.tokenize_text([text]) for text in texts])
+        gathered = {text: gather(self, text, request, seconds) for text in dict.fromkeys(texts)}
+        seconds = next(iter(gathered.values())).duration_seconds
+        material = concatenated([gathered[text].material for text in texts])
         semantic, acoustic = self.stages.generate(
-            conditioning, seconds, settings, streams, progress=progress
+            material, seconds, settings, streams, progress=progress
         )
         num_samples = max(1, round(seconds * self.codec.sample_rate_hz))
         pieces: list[Generation] = []
         for index, (text, seed) in enumerate(zip(texts, seeds, strict=True)):
             tokens = TokenSet(
-                conditioning[index, :, 0].cpu(),
+                material.spans[0].codes[index, :, 0].cpu(),
                 semantic[index, 0].cpu(),
                 acoustic[index].cpu(),
                 num_samples,
@@ -197,10 +241,19 @@ class MusicLM:
                     model_name=self.config.name,
                     model_sha256=self.sha256,
                     device=self.runtime.device.type,
+                    request=request,
                 )
             )
             progress("codec", (index + 1) / len(texts))
         return pieces
+
+    def _unknown_words(self, text: str, request: GenerationRequest) -> tuple[str, ...]:
+        """Words of the prompt and of the request's texts that the text tower does not know."""
+        told = [text, *(section.text for section in request.story)]
+        told += [part.text for part in request.mix]
+        tower = self.mulan.text_tower
+        words = [word for piece in told if piece for word in tower.unknown_words(piece)]
+        return tuple(dict.fromkeys(words))
 
     @torch.inference_mode()
     def encode(self, waveform: Waveform) -> TokenSet:

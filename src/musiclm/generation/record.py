@@ -7,6 +7,7 @@ from musiclm.core.config import Config
 from musiclm.core.errors import DataError, PromptError
 from musiclm.core.files import write_text_whole
 from musiclm.generation.prompt import GenerationSettings
+from musiclm.generation.request import GenerationRequest
 
 
 class GenerationRecord(Config):
@@ -30,6 +31,10 @@ class GenerationRecord(Config):
     """Kind of device it was made on; the same kind gives the same bits."""
     unknown_words: tuple[str, ...] = ()
     """Words of the prompt that the text tower does not know."""
+    request: GenerationRequest = GenerationRequest()
+    """Story, mix, melody, and what is continued or kept."""
+    similarity: float | None = None
+    """MuLan's cosine of the piece and what was asked for, when it was one of several candidates."""
 
     @classmethod
     def read(cls, path: Path) -> "GenerationRecord":

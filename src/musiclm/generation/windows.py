@@ -4,6 +4,7 @@ MusicLM, Section 6: the semantic stage keeps the last 15 s of a 30 s window as t
 next; the coarse stage does the same with 10 s windows; fine windows stand side by side.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from musiclm.core.errors import ConfigError
@@ -24,7 +25,11 @@ class Window:
 
 
 def sliding_windows(
-    num_frames: int, window_frames: int, overlap_frames: int, num_known: int = 0
+    num_frames: int,
+    window_frames: int,
+    overlap_frames: int,
+    num_known: int = 0,
+    boundaries: Sequence[int] = (),
 ) -> list[Window]:
     """Windows that cover `num_frames`, each but the first beginning with `overlap_frames` known.
 
@@ -33,6 +38,8 @@ def sliding_windows(
         window_frames: Most frames a window may hold.
         overlap_frames: Known frames at the start of each later window.
         num_known: Frames at the start of the piece that exist already (a continuation).
+        boundaries: Frames at which a window ends early and the next one begins to add, because
+            what the music is conditioned on changes there (a story).
 
     Raises:
         ConfigError: The overlap leaves no room for new frames.
@@ -48,6 +55,7 @@ def sliding_windows(
         fits = not windows and done < window_frames
         known = done if fits else min(overlap_frames, done)
         start = done - known
-        done = min(start + window_frames, num_frames)
+        ahead = [frame for frame in boundaries if frame > done]
+        done = min([start + window_frames, num_frames, *ahead])
         windows.append(Window(start, known, done))
     return windows

@@ -1,0 +1,132 @@
+"""Findings: the paper's statements, each with what was measured here and whether it holds.
+
+A statement is about a difference. It *holds* when the whole 95 % interval lies on its side of zero,
+*does not hold* when the whole interval lies on the other side, and is *undecided* in between: too
+few clips to tell. What was not run is said to be *not measured*.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from musiclm.core.errors import DataError
+from musiclm.evaluation.distances import Interval, bootstrap_mean
+from musiclm.evaluation.memorization import MemorizationReport
+from musiclm.evaluation.suite import EvaluationReport
+
+Verdict = Literal["holds", "does not hold", "undecided", "not measured"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One statement.
+
+    Attributes:
+        claim: In words.
+        measure: The difference that was taken, and over what.
+        difference: Its mean and interval; positive speaks for the claim. None if not measured.
+    """
+
+    claim: str
+    measure: str
+    difference: Interval | None
+
+    @property
+    def verdict(self) -> Verdict:
+        """Whether the claim holds here."""
+        if self.difference is None:
+            return "not measured"
+        if self.difference.low > 0:
+            return "holds"
+        return "does not hold" if self.difference.high < 0 else "undecided"
+
+
+def comparison_findings(
+    report: EvaluationReport, system: str, others: Sequence[str], claim: str
+) -> list[Finding]:
+    """Whether a system is ahead of others on similarity in each joint space, and on KLD.
+
+    Differences are taken clip by clip (the same captions), their interval by bootstrap over clips.
+
+    Args:
+        report: With a row for each.
+        system: The row that should be ahead.
+        others: The rows it is compared with; one that is missing gives findings not measured.
+        claim: Such as `MusicLM is ahead of {other} on {measure}`.
+
+    Raises:
+        DataError: The report lacks the system.
+    """
+    if system not in report.rows:
+        raise DataError(f"The report has no row {system!r}; it has {', '.join(report.rows)}.")
+    own = report.rows[system]
+    findings: list[Finding] = []
+    for other in others:
+        row = report.rows.get(other)
+        for space, similarity in own.similarity.items():
+            values = np.array(similarity.by_clip)
+            theirs = np.array(row.similarity[space].by_clip) if row else None
+            how = f"cosine in space {space!r}, {system} - {other}, {report.num_clips} captions"
+            words = claim.format(other=other, measure=f"MCC ({space})")
+            findings.append(Finding(words, how, _mean_of(values, theirs, report.seed)))
+        if own.kld_by_clip:
+            values = -np.array(own.kld_by_clip)
+            theirs = -np.array(row.kld_by_clip) if row else None
+            how = f"{report.class_judge}-KLD in nats, {other} - {system}, {report.num_clips} clips"
+            words = claim.format(other=other, measure="KLD")
+            findings.append(Finding(words, how, _mean_of(values, theirs, report.seed)))
+    return findings
+
+
+def memorization_findings(report: MemorizationReport | None) -> list[Finding]:
+    """Whether matches rise with the prompt, stay rare, and are rarer on held-out music."""
+    rise = "Approximate matches rise with T"
+    apart = "Training music is matched more than held-out music"
+    if report is None or not report.curves:
+        return [Finding(rise, "", None), Finding(apart, "", None)]
+    names = list(report.curves)
+    points = report.curves[names[0]]
+    count = report.num_examples[names[0]]
+    first, last = points[0], points[-1]
+    findings = [
+        Finding(
+            rise,
+            f"share at T = {last.prompt_frames} minus share at T = {first.prompt_frames}, "
+            f"{count} training examples",
+            share_difference(last.approximate, first.approximate),
+        )
+    ]
+    if len(names) > 1:
+        control = report.curves[names[1]][-1]
+        difference = share_difference(last.approximate, control.approximate)
+        how = f"approximate matches at T = {last.prompt_frames}, training minus {names[1]}"
+        findings.append(Finding(apart, how, difference))
+    else:
+        findings.append(Finding(apart, "", None))
+    exact = max(point.exact.mean for point in points)
+    worst = max(points, key=lambda point: point.exact.mean)
+    findings.append(
+        Finding(
+            "Exact matches stay below 0.2 %",
+            f"0.2 % minus the largest share ({exact:.2%}, T = {worst.prompt_frames}), {count} "
+            "training examples",
+            Interval(0.002 - exact, 0.002 - worst.exact.high, 0.002 - worst.exact.low),
+        )
+    )
+    return findings
+
+
+def share_difference(one: Interval, other: Interval) -> Interval:
+    """The difference of two shares with Newcombe's interval, from their Wilson intervals."""
+    difference = one.mean - other.mean
+    low = np.hypot(one.mean - one.low, other.high - other.mean)
+    high = np.hypot(one.high - one.mean, other.mean - other.low)
+    return Interval(difference, difference - float(low), difference + float(high))
+
+
+def _mean_of(own: np.ndarray, theirs: np.ndarray | None, seed: int) -> Interval | None:
+    if theirs is None:
+        return None
+    return bootstrap_mean(own - theirs, generator=np.random.default_rng(seed))

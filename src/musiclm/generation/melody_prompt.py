@@ -1,0 +1,115 @@
+"""A melody prompt: whatever a microphone gave, trimmed, looked at, and turned into tokens.
+
+A bad melody never stops the music: it is followed as far as it goes or left out, and one warning
+says what was found.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from musiclm.audio.pitch import PitchTrack, track_pitch
+from musiclm.audio.waveform import Waveform
+from musiclm.conditioning.melody_tokenizer import MelodyTokenizer
+
+Finding = Literal["melody", "silence", "noise", "drums", "speech", "clipped"]
+_SILENCE_LEVEL = 1e-3
+_TRIM_BELOW = 0.03
+_KEPT_SECONDS = 0.1
+_CLEAR = 0.8
+_STEADY_SEMITONES = 0.5
+_STEADY_FRAMES = 5
+
+WARNINGS: dict[Finding, str] = {
+    "silence": "The melody is silent: the music is made without it.",
+    "noise": "The melody is noise without a pitch: the music is made without it.",
+    "drums": "The melody holds strokes without a pitch, such as drums: the music is made without "
+    "it.",
+    "speech": "The melody sounds like speech: its pitch never rests. The music follows it as far "
+    "as it goes.",
+    "clipped": "The melody is clipped (recorded too loud): the music follows what is left of it.",
+}
+_LEFT_OUT: tuple[Finding, ...] = ("silence", "noise", "drums")
+
+
+@dataclass(frozen=True)
+class MelodyPrompt:
+    """A melody that was looked at.
+
+    Attributes:
+        codes: Melody tokens; None when there is no melody to follow.
+        finding: What was found in the audio.
+        duration_seconds: How much of it is left without the silence at its ends.
+    """
+
+    codes: Int[Tensor, "quantizers frames"] | None
+    finding: Finding
+    duration_seconds: float
+
+    @property
+    def warning(self) -> str:
+        """What to tell the user; nothing when all is well."""
+        return WARNINGS.get(self.finding, "")
+
+
+@torch.no_grad()
+def read_melody(tokenizer: MelodyTokenizer, waveform: Waveform) -> MelodyPrompt:
+    """Trims the silent ends, says what is there, and tokenizes it; any rate and length."""
+    track = track_pitch(waveform)
+    finding = diagnose(waveform, track)
+    if finding in _LEFT_OUT:
+        return MelodyPrompt(None, finding, 0.0)
+    trimmed = without_silent_ends(waveform, track)
+    samples = trimmed.resampled(tokenizer.sample_rate_hz).samples
+    device = tokenizer.embedder.pitch_out.weight.device
+    codes = tokenizer.tokenize(samples[None].to(device))[0].cpu()
+    return MelodyPrompt(codes if codes.shape[1] else None, finding, trimmed.duration_seconds)
+
+
+def without_silent_ends(waveform: Waveform, track: PitchTrack) -> Waveform:
+    """The part between the first and the last frame that is not silent, with a little air."""
+    loud = float(torch.quantile(track.levels, 0.95))
+    heard = (track.levels > max(_TRIM_BELOW * loud, _SILENCE_LEVEL)).nonzero()[:, 0]
+    if not len(heard):
+        return waveform
+    rate = waveform.sample_rate_hz
+    start = max(int(heard[0]) * track.frame_seconds - _KEPT_SECONDS, 0.0)
+    stop = (int(heard[-1]) + 1) * track.frame_seconds + _KEPT_SECONDS
+    first = int(start * rate)
+    return waveform.crop(first, min(int(stop * rate), waveform.num_samples) - first)
+
+
+def diagnose(waveform: Waveform, track: PitchTrack) -> Finding:
+    """What a recording most likely holds, by how loud, periodic and steady it is."""
+    samples = waveform.samples
+    peak = float(samples.abs().max()) if len(samples) else 0.0
+    if peak < _SILENCE_LEVEL or float(torch.quantile(track.levels, 0.95)) < _SILENCE_LEVEL:
+        return "silence"
+    loud = track.levels > 0.1 * torch.quantile(track.levels, 0.95)
+    clear = (track.clarity > _CLEAR) & loud
+    share = float(clear.sum() / loud.sum().clamp(min=1))
+    if share < 0.25:
+        # Strokes die away: most frames are far below the loudest ones.
+        swing = torch.quantile(track.levels, 0.95) / torch.quantile(track.levels, 0.4)
+        return "drums" if float(swing) > 3 else "noise"
+    if steady_share(track, clear) < 0.3:
+        return "speech"
+    if float((samples.abs() > 0.995 * peak).float().mean()) > 0.01 and peak > 0.5:
+        return "clipped"
+    return "melody"
+
+
+def steady_share(track: PitchTrack, clear: Tensor) -> float:
+    """Share of the clear frames that lie in stretches of 0.1 s of one pitch: notes are held."""
+    if len(clear) < _STEADY_FRAMES:
+        return 0.0
+    windows = track.pitches.unfold(0, _STEADY_FRAMES, 1)
+    spread = windows.amax(dim=1) - windows.amin(dim=1)
+    is_note = (spread < _STEADY_SEMITONES) & clear.unfold(0, _STEADY_FRAMES, 1).all(dim=1)
+    covered = torch.zeros(len(clear), dtype=torch.bool)
+    for offset in range(_STEADY_FRAMES):
+        covered[offset : offset + len(is_note)] |= is_note
+    return float((covered & clear).sum() / clear.sum().clamp(min=1))

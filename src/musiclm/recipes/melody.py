@@ -1,0 +1,169 @@
+"""Melody: the embedder, its tokens, and a semantic stage that learns to follow them."""
+
+from pathlib import Path
+from typing import Literal, get_args
+
+from pydantic import Field
+
+from musiclm.conditioning.conditioner import Conditioner
+from musiclm.conditioning.melody import MelodyEmbedder, MelodyEmbedderConfig
+from musiclm.conditioning.melody_tokenizer import MelodyTokenizer, MelodyTokenizerConfig
+from musiclm.core.config import Config
+from musiclm.core.errors import ConfigError
+from musiclm.core.pretrained import Storage, load_weights, read_config_json
+from musiclm.core.runtime import RandomStreams, Runtime
+from musiclm.data.manifest import Corpus
+from musiclm.data.melody.source import MelodySource, MelodySourceConfig
+from musiclm.data.melody.tokens import MelodyCropSource
+from musiclm.data.token_source import TokenCropSource
+from musiclm.recipes.components import ComponentRun
+from musiclm.recipes.recipe import Recipe
+from musiclm.stages.extension import melody_segment, with_segment
+from musiclm.stages.language_model import StageConfig, StageModel
+from musiclm.training.fit import ResidualFit
+from musiclm.training.melody_tokenizer import fit_melody_tokenizer
+from musiclm.training.task import OptimizerConfig
+from musiclm.training.tasks.melody import MelodyTask, MelodyTaskConfig
+from musiclm.training.tasks.stage import StageTask
+from musiclm.training.trainer import TrainerConfig
+
+MelodyComponent = Literal["melody", "melody-stage"]
+MELODY_COMPONENTS: tuple[MelodyComponent, ...] = get_args(MelodyComponent)
+MELODY_FILE = "melody.safetensors"
+STAGE_FILE = "semantic_stage.safetensors"
+
+
+class MelodyRecipe(Config):
+    """The embedder, its tokens and the stage's fine-tuning."""
+
+    task: MelodyTaskConfig = MelodyTaskConfig()
+    """Embedder and losses."""
+    tokenizer: MelodyTokenizerConfig = MelodyTokenizerConfig()
+    """Its quantizer; of the same embedder."""
+    source: MelodySourceConfig = MelodySourceConfig()
+    """Melodies and their versions."""
+    trainer: TrainerConfig = TrainerConfig(
+        num_steps=600, ema_decay=0.98, log_every=10, validate_every=100, keep_samples=0
+    )
+    """The run."""
+    fit_batches: int = Field(default=24, gt=0)
+    """Batches the codebooks are fitted on."""
+    storage: Storage = "float16"
+    """How the bundled weights are kept."""
+    look_ahead_frames: int = Field(default=6, ge=0)
+    """Following melody frames that a semantic step sees (0.24 s)."""
+    stage_dropout: float = Field(default=0.35, ge=0, lt=1)
+    """Share of crops that the stage sees without a melody while it is fine-tuned."""
+    stage_steps: int = Field(default=600, gt=0)
+    """Updates of the fine-tuning."""
+    stage_optimizer: OptimizerConfig = OptimizerConfig(
+        learning_rate=6e-4, betas=(0.9, 0.98), weight_decay=0.05, warmup_steps=30
+    )
+    """Of the fine-tuning."""
+
+
+def melody_recipe(name: str) -> MelodyRecipe:
+    """The melody part of a recipe: a toy for `tiny`, else the default."""
+    if name != "tiny":
+        return MelodyRecipe()
+    embedder = MelodyEmbedderConfig(channels=8, num_blocks=1, window_channels=8, embedding_dim=16)
+    tokenizer = MelodyTokenizerConfig(embedder=embedder)
+    quantizer = tokenizer.quantizer.model_copy(update={"codebook_size": 16})
+    return MelodyRecipe(
+        task=MelodyTaskConfig(embedder=embedder),
+        tokenizer=tokenizer.model_copy(update={"quantizer": quantizer}),
+        source=MelodySourceConfig(sounding=2, written=4, validation_melodies=2),
+        trainer=TrainerConfig(
+            num_steps=4, ema_decay=0.9, log_every=2, validate_every=4, keep_samples=0
+        ),
+        fit_batches=2,
+        stage_steps=4,
+    )
+
+
+def melody_run(
+    recipe: Recipe, component: MelodyComponent, data: Path, model: Path | None = None
+) -> ComponentRun:
+    """What `training.trainer.train` needs for the embedder or for the stage that reads its tokens.
+
+    Args:
+        recipe: The recipe; its name chooses the melody's sizes, its semantic stage the crops.
+        component: `melody`, or `melody-stage`: the model's semantic stage, fine-tuned with melody
+            tokens as one more, optional segment.
+        data: A rendered corpus; for `melody-stage` a token store with melody tokens.
+        model: The folder with the parts trained before; `melody-stage` needs its `mulan`,
+            `melody` and `semantic_stage` files.
+
+    Raises:
+        ConfigError: The stage is asked for without a model folder.
+        CheckpointError: A part of the model is missing.
+        DataError: The data cannot be used.
+    """
+    part = melody_recipe(recipe.name)
+    seed = part.trainer.seed
+    if component == "melody":
+        with RandomStreams(seed).layers_draw_from("init", "melody"):
+            task = MelodyTask(part.task)
+        source = MelodySource(Corpus.open(data), part.source, seed=seed)
+        return ComponentRun(task, source, part.trainer)
+    if model is None:
+        raise ConfigError(
+            "melody-stage needs --model, the folder with mulan.safetensors, melody.safetensors and "
+            "semantic_stage.safetensors."
+        )
+    tokenizer = MelodyTokenizer.load(model / MELODY_FILE)
+    stage = recipe.semantic_stage
+    crops = TokenCropSource(data, stage.crops, seed=stage.trainer.seed)
+    source = MelodyCropSource(
+        crops, data, tokenizer.token_spec, dropout=part.stage_dropout, seed=stage.trainer.seed
+    )
+    trainer = stage.trainer.model_copy(update={"num_steps": part.stage_steps})
+    return ComponentRun(_stage_task(recipe, part, model, tokenizer), source, trainer)
+
+
+def _stage_task(
+    recipe: Recipe, part: MelodyRecipe, model: Path, tokenizer: MelodyTokenizer
+) -> StageTask:
+    """The model's semantic stage, reading one segment more unless it does already."""
+    path = model / STAGE_FILE
+    trained = StageModel(StageConfig.from_json(read_config_json(path)))
+    load_weights(trained, path)
+    segment = melody_segment(tokenizer.token_spec, part.look_ahead_frames)
+    generator = RandomStreams(recipe.semantic_stage.trainer.seed).generator("init", "melody table")
+    names = [known.name for known in trained.layout.segments]
+    extended = trained if segment.name in names else with_segment(trained, segment, generator)
+    conditioner = Conditioner.load(model / "mulan.safetensors")
+    config = recipe.stage_task("semantic").model_copy(
+        update={"stage": extended.config, "optimizer": part.stage_optimizer}
+    )
+    task = StageTask(
+        config,
+        conditioner.tokenizer.tokenize,
+        text_conditioning=conditioner.tokenize_text,
+        generator=generator,
+    )
+    task.model.load_state_dict(extended.state_dict())
+    return task
+
+
+def fit_melody(
+    recipe: Recipe, data: Path, weights: Path, output: Path, *, runtime: Runtime
+) -> ResidualFit:
+    """Fits the codebooks of melody tokens on what a trained embedder hears; writes the tokenizer.
+
+    Raises:
+        ConfigError: The weights are of another embedder, or the output's name has another suffix.
+    """
+    if output.suffix != ".safetensors":
+        raise ConfigError(f"Output {output.name!r} must end in .safetensors.")
+    part = melody_recipe(recipe.name)
+    embedder = MelodyEmbedder(part.task.embedder)
+    load_weights(embedder, weights)
+    tokenizer = MelodyTokenizer(part.tokenizer)
+    tokenizer.embedder.load_state_dict(embedder.state_dict())
+    tokenizer.to(runtime.device)
+    source = MelodySource(Corpus.open(data), part.source, seed=part.trainer.seed + 1)
+    batches = (source.batch(step, 0) for step in range(part.fit_batches))
+    fit = fit_melody_tokenizer(tokenizer, batches, seed=part.trainer.seed)
+    tokenizer.save(output, storage=part.storage)
+    return fit
