@@ -17,7 +17,7 @@ def tokenize(  # noqa: PLR0913  (each is an option of the command)
     dest: tyro.conf.Positional[Path],
     *,
     model: Path,
-    batch: int = 8,
+    batch: int | None = None,
     stride_seconds: int = 1,
     share: str = "0/1",
     device: str = "auto",
@@ -30,7 +30,7 @@ def tokenize(  # noqa: PLR0913  (each is an option of the command)
         corpus: A folder that `musiclm prepare` made.
         dest: The folder of the token store.
         model: The folder with codec.safetensors, semantic.safetensors and mulan.safetensors.
-        batch: Clips that go through a model at once.
+        batch: Clips that go through a model at once; 1 on a CPU and 8 on a GPU by default.
         stride_seconds: From one of MuLan's windows to the next; 1 is the paper's, more is faster.
         share: INDEX/COUNT: do only this share of the clips; run 0/2 and 1/2 side by side.
         device: auto, cpu or cuda.

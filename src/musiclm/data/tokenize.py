@@ -55,8 +55,9 @@ class CorpusModels:
 class TokenizeConfig(Config):
     """How a corpus is cut on its way through the models."""
 
-    batch_size: int = Field(default=8, gt=0)
-    """Pieces of equal length that go through a model together."""
+    batch_size: int | None = Field(default=None, gt=0)
+    """Pieces of equal length that go through a model together; by default 8 on a GPU and 1 on a
+    CPU, where larger batches are slower (docs/log.md)."""
     clips_ahead: int = Field(default=32, gt=0)
     """Clips that are read together; the next ones are read while these are computed."""
     piece_seconds: float = Field(default=60.0, gt=0)
@@ -143,6 +144,7 @@ class _Worker:
         self._models = models
         self._config = config
         self._device = device
+        self._batch_size = config.batch_size or (1 if device.type == "cpu" else 8)
         self.sample_rate_hz = models.acoustic.sample_rate_hz
         self._rate_hz = models.semantic.token_spec.frame_rate_hz
         for seconds in (config.piece_seconds, config.context_seconds):
@@ -228,8 +230,8 @@ class _Worker:
             by_length.setdefault(len(piece), []).append(index)
         answers: dict[int, Tensor] = {}
         for indices in by_length.values():
-            for first in range(0, len(indices), self._config.batch_size):
-                chosen = indices[first : first + self._config.batch_size]
+            for first in range(0, len(indices), self._batch_size):
+                chosen = indices[first : first + self._batch_size]
                 batch = torch.stack([pieces[index] for index in chosen]).to(self._device)
                 answers |= zip(chosen, model(batch).cpu(), strict=True)
         return [answers[index] for index in range(len(pieces))]

@@ -10,6 +10,7 @@ from musiclm.conditioning.tokenizer import ConditioningTokenizerConfig
 from musiclm.data.clips import CropSourceConfig
 from musiclm.data.pairs import PairSourceConfig
 from musiclm.data.token_source import TokenCropConfig
+from musiclm.data.tokenize import TokenizeConfig
 from musiclm.layers.conformer import ConformerConfig
 from musiclm.layers.transformer import TransformerConfig
 from musiclm.quantization.residual import QuantizerConfig
@@ -41,6 +42,7 @@ def mini() -> Recipe:
         codec=_codec(),
         semantic=_semantic(),
         mulan=_mulan(),
+        tokens=TokenizeConfig(stride_seconds=3),
         semantic_stage=_stage(
             num_steps=3000,
             transformer=_transformer(dim=256, num_layers=6),

@@ -132,6 +132,7 @@ class _Builder:
             Corpus.open(self.corpus),
             self.token_store,
             load_corpus_models(self.output, self.runtime),
+            self.recipe.tokens,
             device=self.runtime.device,
         )
 
