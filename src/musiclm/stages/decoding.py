@@ -5,6 +5,7 @@ piece on every device, in every batch, streamed or whole.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
@@ -13,7 +14,6 @@ from torch import Tensor
 
 from musiclm.core.config import Config
 from musiclm.core.errors import PromptError
-from musiclm.layers.attention import KVCache
 from musiclm.stages.language_model import Codes, StageModel
 
 FrameCodes = Int[Tensor, "batch quantizers"]
@@ -79,26 +79,25 @@ def generate_frames(
     known_target: Codes | None = None,
 ) -> Iterator[FrameCodes]:
     """As `generate`, giving each new frame as soon as its last code is chosen."""
-    batch_size = len(generators)
-    segments = {name: codes.to(model.begin.device) for name, codes in segments.items()}
-    _check(model, segments, num_frames, batch_size, known_target)
-    pattern = model.pattern
-    num_known = 0 if known_target is None else known_target.shape[2]
-    steps = pattern.apply(_known_codes(model, batch_size, num_frames, known_target))
-    if sampling.guidance != 1:
-        segments = _with_absent(model, segments)
-    aligned = model.embed_aligned(segments, steps.shape[2])
-    first_step = pattern.num_known_steps(num_known)
-    states, cache = _prefill(model, segments, aligned, steps[:, :, :first_step], steps.shape[2])
-    size = model.layout.target.spec.codebook_size
-    for step in range(first_step, steps.shape[2]):
-        if step > first_step:
+    start = prepare(
+        model,
+        segments,
+        num_frames,
+        batch_size=len(generators),
+        is_guided=sampling.guidance != 1,
+        known_target=known_target,
+    )
+    steps, pattern, size = start.steps, model.pattern, model.layout.target.spec.codebook_size
+    cache = model.transformer.new_cache(start.inputs.shape[0], start.num_positions)
+    states = model.transformer.prefill(start.inputs, cache)[:, -1]
+    for step in range(start.first_step, steps.shape[2]):
+        if step > start.first_step:
             inputs = model.embed_step(steps[:, :, step - 1 : step])
-            inputs = inputs.repeat(states.shape[0] // batch_size, 1, 1)
-            if aligned is not None:
-                inputs = inputs + aligned[:, step : step + 1]
+            inputs = inputs.repeat(states.shape[0] // inputs.shape[0], 1, 1)
+            if start.aligned is not None:
+                inputs = inputs + start.aligned[:, step : step + 1]
             states = model.transformer.decode_step(inputs, cache)[:, -1]
-        levels = pattern.levels_at(step, num_frames, num_known)
+        levels = pattern.levels_at(step, num_frames, start.num_known)
         if levels:
             chosen = _choose(model.level_logits(states, levels), sampling, generators)
             chosen = chosen + torch.arange(
@@ -107,8 +106,65 @@ def generate_frames(
             columns = slice(levels.start, levels.stop) if pattern.num_columns > 1 else slice(None)
             steps[:, columns, step] = chosen
         frame = pattern.completed_frame(step)
-        if frame is not None and num_known <= frame:
-            yield _frame_codes(model, steps, frame)
+        if frame is not None and start.num_known <= frame:
+            yield said_codes(model, steps, frame, 1)[:, :, 0]
+
+
+@dataclass(frozen=True)
+class Start:
+    """Everything that is settled before the first step, whatever runs the loop."""
+
+    steps: Int[Tensor, "batch columns steps"]
+    """Ids of all steps: known ones, and pads to be written over."""
+    inputs: Float[Tensor, "rows positions dim"]
+    """Embedded prefixes, begin vector and known steps; the last position predicts the first
+    unknown step. With guidance the batch comes twice: as it is, and with nothing optional."""
+    aligned: Float[Tensor, "rows steps dim"] | None
+    """What is added to the input of each step."""
+    first_step: int
+    """The first step that is not known."""
+    num_known: int
+    """Frames that are known."""
+
+    @property
+    def first_position(self) -> int:
+        """The position of step 0, after the prefixes."""
+        return self.inputs.shape[1] - self.first_step - 1
+
+    @property
+    def num_positions(self) -> int:
+        """Positions of prefixes and steps together."""
+        return self.first_position + self.steps.shape[2]
+
+
+@torch.no_grad()
+def prepare(
+    model: StageModel,
+    segments: Mapping[str, Codes],
+    num_frames: int,
+    *,
+    batch_size: int,
+    is_guided: bool,
+    known_target: Codes | None,
+) -> Start:
+    """Checks a request and embeds what is known.
+
+    Raises:
+        ConfigError: The codes do not fit the layout.
+        PromptError: The frames or generators asked for make no sense.
+    """
+    segments = {name: codes.to(model.begin.device) for name, codes in segments.items()}
+    _check(model, segments, num_frames, batch_size, known_target)
+    num_known = 0 if known_target is None else known_target.shape[2]
+    steps = model.pattern.apply(_known_codes(model, batch_size, num_frames, known_target))
+    if is_guided:
+        segments = _with_absent(model, segments)
+    aligned = model.embed_aligned(segments, steps.shape[2])
+    first_step = model.pattern.num_known_steps(num_known)
+    known_steps = steps[:, :, :first_step].repeat(2 if is_guided else 1, 1, 1)
+    prefixes = model.embed_prefixes(segments)
+    inputs = torch.cat([*prefixes, model.step_inputs(known_steps, aligned)], dim=1)
+    return Start(steps, inputs, aligned, first_step, num_known)
 
 
 def sample_codes(
@@ -128,11 +184,21 @@ def sample_codes(
         logits = logits.masked_fill(logits < least, -torch.inf)
     if sampling.temperature == 0:
         return logits.argmax(dim=-1)
-    noise = torch.empty(logits.shape)
+    gumbel = gumbel_noise(logits.shape[1:], generators).to(logits.device, non_blocking=True)
+    return torch.add(gumbel, logits, alpha=1 / sampling.temperature).argmax(dim=-1)
+
+
+def gumbel_noise(
+    shape: Sequence[int], generators: Sequence[torch.Generator]
+) -> Float[Tensor, "batch ..."]:
+    """Gumbel noise of one shape for each generator.
+
+    Drawn for several steps at once it is the same as drawn step by step.
+    """
+    noise = torch.empty(len(generators), *shape)
     for row, generator in zip(noise, generators, strict=True):
         row.uniform_(generator=generator)  # far cheaper here than exponential_
-    gumbel = noise.log_().neg_().log_().neg_().to(logits.device, non_blocking=True)
-    return torch.add(gumbel, logits, alpha=1 / sampling.temperature).argmax(dim=-1)
+    return noise.log_().neg_().log_().neg_()
 
 
 def _choose(
@@ -142,23 +208,6 @@ def _choose(
         given, absent = logits.chunk(2)
         logits = torch.lerp(absent, given, sampling.guidance)
     return sample_codes(logits, sampling, generators)
-
-
-def _prefill(
-    model: StageModel,
-    segments: Mapping[str, Codes],
-    aligned: Tensor | None,
-    known_steps: Tensor,
-    num_steps: int,
-) -> tuple[Tensor, KVCache]:
-    """Reads prefixes and known steps; gives the state that predicts the first unknown step."""
-    prefixes = model.embed_prefixes(segments)
-    given = next(iter(segments.values())).shape[0]
-    known_steps = known_steps.repeat(given // known_steps.shape[0], 1, 1)
-    inputs = torch.cat([*prefixes, model.step_inputs(known_steps, aligned)], dim=1)
-    num_prefix = inputs.shape[1] - known_steps.shape[2] - 1
-    cache = model.transformer.new_cache(given, num_prefix + num_steps)
-    return model.transformer.prefill(inputs, cache)[:, -1], cache
 
 
 def _known_codes(
@@ -186,11 +235,13 @@ def _with_absent(model: StageModel, segments: Mapping[str, Codes]) -> Mapping[st
     return doubled
 
 
-def _frame_codes(model: StageModel, steps: Tensor, frame: int) -> FrameCodes:
-    """The codes of one complete frame."""
+def said_codes(model: StageModel, steps: Tensor, first_frame: int, num_frames: int) -> Codes:
+    """The codes of frames that are complete."""
     num_quantizers = model.layout.target.spec.num_quantizers
-    start = frame * num_quantizers // model.pattern.num_columns
-    return model.pattern.revert(steps[:, :, start : start + num_quantizers])[:, :, 0]
+    stride = num_quantizers // model.pattern.num_columns
+    start = first_frame * stride
+    stop = start + (num_frames - 1) * stride + num_quantizers
+    return model.pattern.revert(steps[:, :, start:stop])
 
 
 def _check(
