@@ -2,7 +2,7 @@
 
 import warnings
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -27,6 +27,7 @@ from musiclm.generation.request import GenerationRequest, checked_sections
 from musiclm.generation.token_file import TokenSet
 
 
+@runtime_checkable
 class PromptModels(Protocol):
     """The parts of a model that read prompts."""
 
