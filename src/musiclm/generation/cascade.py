@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import cached_property
 
 import torch
 from jaxtyping import Int
@@ -13,7 +14,8 @@ from musiclm.core.runtime import RandomStreams, one_thread
 from musiclm.generation.material import Material
 from musiclm.generation.prompt import GenerationSettings
 from musiclm.generation.windows import sliding_windows
-from musiclm.stages.decoding import SamplingConfig, generate, generate_frames
+from musiclm.stages.decoder import Decoder, make_decoder
+from musiclm.stages.decoding import SamplingConfig
 from musiclm.stages.language_model import StageModel
 
 ProgressReport = Callable[[str, float], None]
@@ -33,12 +35,29 @@ class Cascade:
         semantic: Conditioning ► semantic tokens.
         coarse: Conditioning and semantic tokens ► the first acoustic levels.
         fine: The first acoustic levels ► the rest.
+        num_threads: CPU threads that the samples of a batch are shared among.
     """
 
-    def __init__(self, semantic: StageModel, coarse: StageModel, fine: StageModel) -> None:
+    def __init__(
+        self,
+        semantic: StageModel,
+        coarse: StageModel,
+        fine: StageModel,
+        *,
+        num_threads: int = 1,
+    ) -> None:
         self.semantic = semantic
         self.coarse = coarse
         self.fine = fine
+        self._num_threads = num_threads
+
+    @cached_property
+    def decoders(self) -> dict[str, Decoder]:
+        """What runs each stage, by its name; made with the weights of the first use."""
+        return {
+            model.layout.name: make_decoder(model, num_threads=self._num_threads)
+            for model in (self.semantic, self.coarse, self.fine)
+        }
 
     @property
     def semantic_rate_hz(self) -> int:
@@ -128,18 +147,19 @@ class Cascade:
         for number, piece in enumerate(pieces):
             cut = material.cut(model.layout, piece.start, piece.stop, done.shape[2])
             known = done[:, :, piece.start : piece.start + piece.num_known]
-            frames: list[Tensor] = []
-            for frame in generate_frames(
-                model,
+            new: list[Tensor] = []
+            num_done = done.shape[2]
+            for block in self.decoders[name].blocks(
                 cut,
                 piece.stop - piece.start,
                 sampling=sampling,
                 generators=[stream.generator(name, number) for stream in streams],
                 known_target=known if piece.num_known else None,
             ):
-                frames.append(frame.cpu())
-                progress(name, (done.shape[2] + len(frames)) / num_frames)
-            done = torch.cat([done, torch.stack(frames, dim=2)], dim=2)
+                new.append(block.cpu())
+                num_done += block.shape[2]
+                progress(name, num_done / num_frames)
+            done = torch.cat([done, *new], dim=2)
         return done
 
     def _fine(
@@ -167,15 +187,10 @@ class Cascade:
         made: list[Tensor] = []
         for start in range(0, len(rows), _MAX_FINE_ROWS):
             part = slice(start, start + _MAX_FINE_ROWS)
-            made.append(
-                generate(
-                    self.fine,
-                    {"coarse": rows[part]},
-                    window,
-                    sampling=sampling,
-                    generators=generators[part],
-                ).cpu()
+            blocks = self.decoders[self.fine.layout.name].blocks(
+                {"coarse": rows[part]}, window, sampling=sampling, generators=generators[part]
             )
+            made.append(torch.cat([block.cpu() for block in blocks], dim=2))
             progress("fine", min(1.0, (start + _MAX_FINE_ROWS) / len(rows)))
         fine = torch.cat(made).unflatten(0, (len(streams), num_windows))
         return fine.transpose(1, 2).flatten(2, 3)[:, :, :num_frames]
