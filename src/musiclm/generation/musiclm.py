@@ -148,6 +148,7 @@ class MusicLM:
             self._stage("semantic_stage"),
             self._stage("coarse_stage"),
             self._stage("fine_stage"),
+            num_threads=self.runtime.num_threads,
         )
 
     @cached_property
