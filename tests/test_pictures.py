@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from musiclm.audio.waveform import Waveform
-from musiclm.core.errors import AudioError
+from musiclm.core.errors import AudioError, ConfigError
 from musiclm.evaluation.pictures import log_mel_picture, write_log_mel_picture
+from musiclm.evaluation.token_pictures import token_picture, write_token_picture
 from tests.support.fake_judges import tone
 
 
@@ -43,3 +44,16 @@ def test_nothing_to_draw_is_refused():
         log_mel_picture({})
     with pytest.raises(AudioError, match="too short"):
         log_mel_picture({"short": Waveform(torch.zeros(3), 24_000)})
+
+
+def test_tokens_are_drawn_under_the_spectrogram_in_time_with_it(tmp_path):
+    waveform = Waveform(0.1 * torch.sin(torch.arange(48_000) / 5), 24_000)
+    streams = {"semantic": torch.arange(50)[None], "acoustic": torch.zeros(12, 100).long()}
+    figure = token_picture(waveform, streams)
+    panels = figure.axes
+    assert [len(panels), panels[0].get_xlim()] == [3, panels[2].get_xlim()]
+    assert list(panels[2].images[0].get_extent())[:2] == [0.0, 2.0]
+    write_token_picture(waveform, streams, tmp_path / "tokens.png")
+    assert (tmp_path / "tokens.png").read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(ConfigError):
+        token_picture(waveform, {})

@@ -184,7 +184,7 @@ def test_the_record_makes_every_kind_of_piece_again(folder, clip, tmp_path):
     assert again.read_bytes() == out.read_bytes()
     run(
         folder,
-        *("--mix", "0.7:jazz", "--mix=-0.3:drums", "--style-from", clip, "--duration", 0.5),
+        *("--mix", "0.7:jazz", "--mix", "-0.3:drums", "--style-from", clip, "--duration", 0.5),
         *("--continue-from", clip, "--output", out),
     )
     run(folder, "--from", out.with_suffix(".json"), "--output", again)

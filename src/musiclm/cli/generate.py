@@ -64,7 +64,7 @@ def generate(  # noqa: PLR0913  (each is an option of the command)
         story: A text file of timed prompts, one a line, such as "0:15 drums enter".
         blend: Seconds in which the style moves from one section of a story to the next.
         mix: A weight and a text or @file, such as "0.7:jazz" or "0.5:@clip.wav"; may be repeated,
-            and the prompt counts as 1. Write a negative one as --mix=-0.3:drums.
+            and the prompt counts as 1. Weights below 0 lead away: "-0.3:drums".
         style_from: An audio file whose style to take; the same as --mix 1:@FILE.
         continue_from: An audio file to go on with; --duration is that of the new music.
         keep_from: A token file whose semantic tokens are kept: the same tune with a new sound.

@@ -18,6 +18,7 @@ from musiclm.core.pretrained import sha256_of_file
 CONFIG_NAME = "config.json"
 BUNDLE_VERSION: Literal[1] = 1
 PART_NAMES = ("codec", "semantic", "mulan", "semantic_stage", "coarse_stage", "fine_stage")
+OPTIONAL_PART_NAMES = ("melody",)
 
 
 class BundleConfig(Config):
@@ -55,7 +56,7 @@ def find_bundle(name_or_path: str | Path | None) -> Path:
 
 
 def read_bundle_config(folder: Path) -> BundleConfig:
-    """Reads and checks `config.json`.
+    """Reads and checks `config.json`; optional parts that lie in the folder are named too.
 
     Raises:
         CheckpointError: The file or one of the parts is missing.
@@ -72,7 +73,9 @@ def read_bundle_config(folder: Path) -> BundleConfig:
             raise CheckpointError(
                 f"{folder} lacks {config.parts[part]} (its {part}). Fetch or train it again."
             )
-    return config
+    found = {name: f"{name}.safetensors" for name in OPTIONAL_PART_NAMES}
+    found = {name: file for name, file in found.items() if (folder / file).is_file()}
+    return config.model_copy(update={"parts": {**found, **config.parts}})
 
 
 def write_bundle_config(folder: Path, config: BundleConfig) -> None:
