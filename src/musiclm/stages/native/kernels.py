@@ -103,11 +103,22 @@ class Choice(NamedTuple):
 
 
 def _compiled(*, may_reorder: bool = False) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Compiles a function when it is first called, and keeps the result on disk."""
-    flags = True if may_reorder else {"contract"}
-    compiler = njit(cache=True, nogil=True, boundscheck=False, error_model="numpy", fastmath=flags)
-    # Checks of shapes in tests wrap functions; the compiler needs what is inside.
-    return lambda function: compiler(inspect.unwrap(function))
+    """Compiles a function when it is first called, and keeps the result on disk if it can."""
+    options: dict[str, Any] = {
+        "nogil": True,
+        "boundscheck": False,
+        "error_model": "numpy",
+        "fastmath": True if may_reorder else {"contract"},
+    }
+
+    def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+        inner = inspect.unwrap(function)  # checks of shapes in tests wrap functions
+        try:
+            return njit(cache=True, **options)(inner)
+        except RuntimeError:  # no folder to write to: neither beside this file nor of the user
+            return njit(**options)(inner)
+
+    return compiled
 
 
 @_compiled()
