@@ -35,7 +35,8 @@ setup-dev: $(VENV)/.installed-dev
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed; set PYTHON=...") if sys.version_info < (3, 11) else None'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[fast]"
+	$(BIN)/musiclm doctor > /dev/null  # compiles the decoding loop
 	touch $@
 
 $(VENV)/.installed-dev: pyproject.toml constraints.txt Makefile

@@ -63,8 +63,10 @@ def _machine(device: str) -> list[tuple[str, str]]:
         ("device", f"{runtime.device} ({runtime.num_threads} CPU threads)"),
     ]
     for extra, module in (
+        ("extra fast", "numba"),
         ("extra train", "pyarrow"),
         ("extra eval", "onnxruntime"),
+        ("extras judges, bench", "transformers"),
         ("extra render", "music21"),
         ("musicnn weights", "musicnn"),
         ("basic-pitch weights", "basic_pitch"),
@@ -73,6 +75,7 @@ def _machine(device: str) -> list[tuple[str, str]]:
         found = importlib.util.find_spec(module) is not None
         rows.append((extra, "installed" if found else "not installed"))
     rows.append(("fluidsynth", shutil.which("fluidsynth") or "not found (needed to render scores)"))
+    rows.append(("decoding", _decoding(runtime)))
     model = Path(__file__).parents[1] / "assets" / "mini" / "config.json"
     rows.append(("bundled model", "present" if model.is_file() else "absent: run `make model`"))
     return rows
