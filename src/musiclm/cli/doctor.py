@@ -79,3 +79,14 @@ def _machine(device: str) -> list[tuple[str, str]]:
     model = Path(__file__).parents[1] / "assets" / "mini" / "config.json"
     rows.append(("bundled model", "present" if model.is_file() else "absent: run `make model`"))
     return rows
+
+
+def _decoding(runtime: Runtime) -> str:
+    """Which loop decodes; compiles it when that was not done before."""
+    if runtime.device.type != "cpu":
+        return f"PyTorch (the device is {runtime.device.type})"
+    if importlib.util.find_spec("numba") is None:
+        return 'PyTorch (numba is not installed; pip install "musiclm[fast]")'
+    from musiclm.stages.native.warm_up import compile_loop  # imports numba
+
+    return f"compiled loop (ready after {compile_loop():.1f} s)"
