@@ -13,6 +13,7 @@ from musiclm.audio.waveform import Waveform
 from musiclm.core.errors import DataError, PromptError
 from musiclm.core.runtime import Runtime
 from musiclm.data.manifest import Caption, Clip, Labels, write_manifest
+from musiclm.evaluation.analysis import Judges
 from musiclm.evaluation.plan import read_plan
 from musiclm.generation.musiclm import MusicLM
 from musiclm.generation.prompt import GenerationSettings
@@ -72,14 +73,9 @@ class FakeMusicLM(MusicLM):
         ]
 
 
-class TaggerOnDevice(FakeTagger):
-    def to(self, device: torch.device) -> "TaggerOnDevice":
-        del device
-        return self
-
-
-def return_it(mulan: FakeMuLan) -> FakeMuLan:
-    return mulan
+def fake_judges(musiclm: Any, *rest: Any) -> Judges:
+    spaces = {} if musiclm is None else {"conditioning": FakeMuLan()}
+    return Judges(FakeTagger(), spaces, treatments=rest[-1])
 
 
 @pytest.fixture
@@ -108,9 +104,8 @@ def corpus(tmp_path) -> Path:
 def model(monkeypatch) -> FakeMusicLM:
     fake = FakeMusicLM()
     monkeypatch.setattr(verb.MusicLM, "from_pretrained", lambda *_, **__: fake)
-    monkeypatch.setattr(verb.MusicNN, "from_pretrained", TaggerOnDevice)
-    monkeypatch.setattr(verb, "MuLanJudge", return_it)
-    monkeypatch.setattr(verb.Runtime, "choose", lambda _: Runtime(torch.device("cpu"), 1))
+    monkeypatch.setattr(verb, "open_judges", fake_judges)
+    monkeypatch.setattr(verb.Runtime, "choose", lambda *_: Runtime(torch.device("cpu"), 1))
     return fake
 
 
@@ -124,7 +119,7 @@ def test_scores_a_model_and_goes_on_where_it_was(corpus, model, tmp_path, capsys
     fads = {row: scores["fad"]["musicnn"]["fad"] for row, scores in rows.items()}
     assert rows["generated"]["instruments"]["rate"] == 1.0
     assert fads["codec"] == pytest.approx(fads["other real pieces"], abs=1e-6)
-    assert rows["generated"]["similarity"]["mulan"]["difference"]["low"] > 0
+    assert rows["generated"]["similarity"]["conditioning"]["difference"]["low"] > 0
     assert "musicnn-FAD" in capsys.readouterr().out
     assert len(model.prompts) == 4
 

@@ -107,27 +107,27 @@ def test_reference_statistics_are_computed_once_and_named_by_content(tmp_path):
     embedder, clips = Spectrum(), noises(3)
     assert isinstance(embedder, Embedder)
     cache = ReferenceCache(tmp_path / "cache")
-    first = cache.statistics(embedder, clips)
+    first = cache.statistics(embedder, lambda: clips)
     assert embedder.num_heard == 3
-    again = ReferenceCache(tmp_path / "cache").statistics(embedder, iter(clips))
+    again = ReferenceCache(tmp_path / "cache").statistics(embedder, lambda: iter(clips))
     assert embedder.num_heard == 3
     assert np.array_equal(first.mean, again.mean)
     assert np.array_equal(first.covariance, again.covariance)
     assert first.num_frames == again.num_frames == 12
-    cache.statistics(embedder, clips[:2])
+    cache.statistics(embedder, lambda: clips[:2])
     assert embedder.num_heard == 5
     embedder.identity = "spectrum-2"
-    cache.statistics(embedder, clips)
+    cache.statistics(embedder, lambda: clips)
     assert embedder.num_heard == 8
 
 
 def test_a_broken_cache_file_is_made_again(tmp_path):
     embedder, clips = Spectrum(), noises(3)
     cache = ReferenceCache(tmp_path)
-    whole = cache.statistics(embedder, clips)
+    whole = cache.statistics(embedder, lambda: clips)
     path = next(tmp_path.glob("*.safetensors"))
     path.write_bytes(path.read_bytes()[:20])
-    assert np.array_equal(cache.statistics(embedder, clips).mean, whole.mean)
+    assert np.array_equal(cache.statistics(embedder, lambda: clips).mean, whole.mean)
     assert embedder.num_heard == 6
 
 
@@ -146,4 +146,4 @@ def test_content_hash_hears_rate_order_and_every_sample():
 
 def test_no_reference_is_an_error(tmp_path):
     with pytest.raises(DataError, match="no reference audio"):
-        ReferenceCache(tmp_path).statistics(Spectrum(), [])
+        ReferenceCache(tmp_path).statistics(Spectrum(), list[Waveform])

@@ -6,23 +6,19 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
-import torch
 import tyro
-from jaxtyping import Float
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
-from torch import Tensor
 
 from musiclm.audio.waveform import Waveform
-from musiclm.conditioning.mulan import MuLan
+from musiclm.cli.judges import JudgeFiles, codec_treatment, open_judges
 from musiclm.core.errors import DataError
 from musiclm.core.files import write_text_whole
 from musiclm.core.runtime import Runtime
 from musiclm.data.manifest import Corpus
-from musiclm.evaluation.analysis import Judges, Treatment
+from musiclm.evaluation.analysis import AnalysisCache, Treatment
 from musiclm.evaluation.distances import Interval
-from musiclm.evaluation.musicnn import MusicNN
 from musiclm.evaluation.plan import PLAN_NAME, EvaluationPlan, plan_evaluation, read_plan
 from musiclm.evaluation.suite import (
     GENERATED,
@@ -44,6 +40,7 @@ def evaluate(  # noqa: PLR0913  (each is an option of the command)
     report: Path = Path("evaluation.json"),
     clips: Path | None = None,
     judge: str | None = None,
+    judges: JudgeFiles = JudgeFiles(),  # noqa: B008  (a frozen value)
     num_clips: int = 200,
     batch: int = 8,
     seed: int = 0,
@@ -60,6 +57,7 @@ def evaluate(  # noqa: PLR0913  (each is an option of the command)
         report: The .json file to write.
         clips: Where generated clips are kept; by default a folder beside the report.
         judge: The model whose MuLan compares captions and clips; the scored model by default.
+        judges: A user's own judges.
         num_clips: How many captions.
         batch: Clips generated at once.
         seed: Chooses captions and pieces.
@@ -67,28 +65,30 @@ def evaluate(  # noqa: PLR0913  (each is an option of the command)
     """
     if num_clips < 2 or batch < 1:
         raise DataError(f"{num_clips} clips, {batch} at once; at least 2 and 1 are needed.")
-    tagger = MusicNN.from_pretrained().to(Runtime.choose(device).device)
     opened = Corpus.open(corpus)
-    if source is not None and (Path(source) / PLAN_NAME).is_file():
-        folder = Path(source)
-        plan = read_plan(folder)
-        judging = MusicLM.from_pretrained(judge, device=device) if judge else None
-    else:
-        folder = clips or report.with_name(f"{report.stem}-clips")
-        plan = plan_evaluation(opened, num_clips=num_clips, seed=seed)
-        plan.write(folder)
-        musiclm = MusicLM.from_pretrained(source, device=device)
-        with progress_bar() as say:
-            generate_missing(musiclm, plan, folder, batch=batch, say=say)
-        judging = MusicLM.from_pretrained(judge, device=device) if judge else musiclm
+    is_made = source is not None and (Path(source) / PLAN_NAME).is_file()
+    model = None if is_made else MusicLM.from_pretrained(source, device=device)
+    judging = MusicLM.from_pretrained(judge, device=device) if judge else model
     treatments: dict[str, Treatment] = {"noise at 0 dB": noise_treatment(0.0, seed)}
     if judging is not None:
         treatments["codec"] = codec_treatment(judging)
-    spaces = {"mulan": MuLanJudge(judging.mulan)} if judging else {}
-    judges = Judges(tagger, spaces, treatments=treatments)
+    listening = open_judges(judging, judges, Runtime.choose(device), treatments)
     with progress_bar() as say:
+        if model is None:
+            folder = Path(str(source))
+            plan = read_plan(folder)
+        else:
+            folder = clips or report.with_name(f"{report.stem}-clips")
+            plan = plan_evaluation(opened, num_clips=num_clips, seed=seed)
+            plan.write(folder)
+            generate_missing(model, plan, folder, batch=batch, say=say)
         figures = evaluate_systems(
-            plan, opened, {GENERATED: lambda: read_clips(plan, folder)}, judges, on_progress=say
+            plan,
+            opened,
+            {GENERATED: lambda: read_clips(plan, folder)},
+            listening,
+            cache=AnalysisCache(report.with_name(f"{report.stem}-cache")),
+            on_progress=say,
         )
     record = GenerationRecord.read(plan.clip_path(folder, 0).with_suffix(".json"))
     document = {
@@ -137,41 +137,6 @@ def read_clips(plan: EvaluationPlan, folder: Path) -> Iterator[Waveform]:
     """The generated clips in the plan's order, one at a time."""
     for number in range(len(plan.asked)):
         yield Waveform.read(plan.clip_path(folder, number))
-
-
-def codec_treatment(musiclm: MusicLM) -> Treatment:
-    """Sends audio through the model's codec and back."""
-    codec = musiclm.codec
-    device = next(codec.parameters()).device
-
-    @torch.no_grad()
-    def reconstruct(waveform: Waveform) -> Waveform:
-        samples = waveform.resampled(codec.sample_rate_hz).samples
-        decoded = codec.decode(codec.tokenize(samples.unsqueeze(0).to(device)))[0]
-        return Waveform(decoded[: samples.shape[0]].float().cpu(), codec.sample_rate_hz)
-
-    return reconstruct
-
-
-class MuLanJudge:
-    """MuLan on its device, for audio and results that live on the CPU."""
-
-    def __init__(self, mulan: MuLan) -> None:
-        self._mulan = mulan
-        self._device = next(mulan.parameters()).device
-
-    @property
-    def sample_rate_hz(self) -> int:
-        """The rate of the audio it reads."""
-        return self._mulan.sample_rate_hz
-
-    def embed_text(self, texts: list[str]) -> Float[Tensor, "batch dim"]:
-        """Embeddings of texts."""
-        return self._mulan.embed_text(texts).cpu()
-
-    def embed_audio(self, samples: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch dim"]:
-        """Embeddings of clips."""
-        return self._mulan.embed_audio(samples.to(self._device)).cpu()
 
 
 @contextmanager

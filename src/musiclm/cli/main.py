@@ -18,8 +18,12 @@ VERBS: dict[str, tuple[str, dict[str, str], str]] = {
     "decode": ("musiclm.cli.codes", {"": "decode"}, "acoustic tokens back to audio"),
     "prepare": (
         "musiclm.cli.prepare",
-        {"rendered": "prepare_rendered", "folder": "prepare_folder"},
-        "make a corpus: rendered scores, or a folder of your own audio",
+        {
+            "rendered": "prepare_rendered",
+            "folder": "prepare_folder",
+            "musiccaps": "musiclm.cli.prepare_musiccaps:prepare_musiccaps",
+        },
+        "make a corpus: rendered scores, a folder of your own audio, MusicCaps",
     ),
     "tokenize": ("musiclm.cli.tokenize", {"": "tokenize"}, "a corpus to token shards"),
     "tokenize-melody": (
@@ -41,6 +45,7 @@ VERBS: dict[str, tuple[str, dict[str, str], str]] = {
     "evaluate": (
         "musiclm.cli.evaluate",
         {
+            "": "musiclm.cli.evaluate_captions:evaluate_captions",
             "generations": "evaluate",
             "codec": "musiclm.cli.evaluate_codec:evaluate_codec",
             "semantic": "musiclm.cli.evaluate_semantic:evaluate_semantic",
@@ -50,6 +55,16 @@ VERBS: dict[str, tuple[str, dict[str, str], str]] = {
             "memorization": "musiclm.cli.evaluate_memorization:evaluate_memorization",
         },
         "score what a model makes, or one of its parts",
+    ),
+    "train-baseline": (
+        "musiclm.cli.train_baseline",
+        {"": "train_baseline"},
+        "train spectrogram diffusion, which the paper compares with",
+    ),
+    "reproduce": (
+        "musiclm.cli.reproduce",
+        {"": "reproduce"},
+        "the paper's tables in miniature, and which findings hold",
     ),
     "study": (
         "musiclm.cli.study",
@@ -88,8 +103,10 @@ def _run(arguments: list[str]) -> None:
     commands: dict[str, Callable[..., Any]] = {
         name: _function(module_name, function) for name, function in functions.items()
     }
-    if set(commands) == {""}:
-        tyro.cli(commands[""], prog=f"musiclm {verb}", args=rest)
+    plain = commands.pop("", None)
+    names = (*commands, "--help", "-h")
+    if plain is not None and (not commands or (rest and rest[0] not in names)):
+        tyro.cli(plain, prog=f"musiclm {verb}", args=rest)
     else:
         tyro.extras.subcommand_cli_from_dict(commands, prog=f"musiclm {verb}", args=rest)
 

@@ -8,7 +8,7 @@ it is, so its own part of the bias is in every row alike: read rows beside the r
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -105,18 +105,23 @@ class ReferenceCache:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def statistics(self, embedder: Embedder, clips: Iterable[Waveform]) -> GaussianStatistics:
+    def statistics(
+        self, embedder: Embedder, read: Callable[[], Iterable[Waveform]]
+    ) -> GaussianStatistics:
         """The statistics of some audio: read if they were made before, else made and kept.
+
+        Args:
+            embedder: Who listens.
+            read: Gives the clips, one after the other, each time it is called.
 
         Raises:
             DataError: There are too few windows.
             AudioError: A clip is shorter than a window.
         """
-        heard = list(clips)
-        path = self._folder / f"{content_hash(heard, embedder.identity)}.safetensors"
+        path = self._folder / f"{content_hash(read(), embedder.identity)}.safetensors"
         kept = _read(path)
         if kept is None:
-            rows = [embedder.embed(clip).numpy() for clip in heard]
+            rows = [embedder.embed(clip).numpy() for clip in read()]
             if not rows:
                 raise DataError("There is no reference audio. Give a folder or corpus with clips.")
             kept = GaussianStatistics.fit(np.concatenate(rows))

@@ -5,6 +5,7 @@ captions come from the *asked* side; the *reference* side is what FAD compares w
 of the asked side against the reference side is then the floor: the score of a perfect generator.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -129,6 +130,34 @@ def plan_evaluation(
             )
             for clip in _chosen(reference, num_clips, streams.generator("reference"))
         ),
+    )
+
+
+def plan_for_captions(
+    captions: Sequence[str], *, clip_seconds: float = 10.0, seed: int = 0
+) -> EvaluationPlan:
+    """A plan of captions alone: no real audio is known, so nothing is compared with any.
+
+    Raises:
+        DataError: There are no captions.
+    """
+    if not captions:
+        raise DataError("There are no captions to ask for. Give at least two.")
+    streams = RandomStreams(seed)
+    return EvaluationPlan(
+        seed=seed,
+        clip_seconds=clip_seconds,
+        asked=tuple(
+            AskedClip(
+                clip_id="",
+                start_seconds=0.0,
+                prompt=caption,
+                lead="",
+                seed=_draw(streams, 2**31, "seed", number),
+            )
+            for number, caption in enumerate(captions)
+        ),
+        reference=(),
     )
 
 

@@ -12,7 +12,8 @@ for the real audio of the asked captions (`FLOOR`), one for each treatment of it
   paper concedes: give an independent one too. Beside it, how many captions find their clip.
 - *Adherence* to asked tempo, key and metre (`adherence.py`), and the lead (`attributes.py`).
 
-A plan without a corpus (captions alone) has similarity and adherence only.
+A plan without a corpus (captions alone) has similarity and adherence only, and FAD where reference
+statistics are given.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -98,12 +99,13 @@ class EvaluationReport:
     rows: Mapping[str, RowScores]
 
 
-def evaluate_systems(
+def evaluate_systems(  # noqa: PLR0913  (what is compared, by whom, with what)
     plan: EvaluationPlan,
     corpus: Corpus | None,
     systems: Mapping[str, ClipReader],
     judges: Judges,
     *,
+    reference: Mapping[str, GaussianStatistics] | None = None,
     cache: AnalysisCache | None = None,
     on_progress: ProgressReport | None = None,
 ) -> EvaluationReport:
@@ -114,6 +116,7 @@ def evaluate_systems(
         corpus: The corpus the plan was made from; None where only captions are known.
         systems: By name, what gives one clip for each of `plan.asked`, in order, any sample rate.
         judges: The scoring models.
+        reference: What FAD compares with, by embedder; by default the plan's reference side.
         cache: Where analyses are kept between runs.
         on_progress: Told the row, the clips done and the clips in all.
 
@@ -129,12 +132,12 @@ def evaluate_systems(
         )
 
     rows = {name: analyse(name, read) for name, read in systems.items()}
-    reference: dict[str, GaussianStatistics] = {}
     if corpus is not None:
         asked_audio = _real_audio(corpus, plan.asked, plan.clip_seconds)
         rows[FLOOR] = analyse(FLOOR, asked_audio)
         for name, treatment in judges.treatments.items():
             rows[name] = analyse(name, asked_audio, treatment)
+    if corpus is not None and reference is None:
         other_side = cache.analyse(
             "reference",
             _real_audio(corpus, plan.reference, plan.clip_seconds),
@@ -157,7 +160,7 @@ def evaluate_systems(
         kld_direction=KLD_DIRECTION,
         shuffled_kld=_shuffled_kld(real, plan) if real is not None else None,
         rows={
-            name: _scores(row, plan, reference, None if row is real else real, text, judges)
+            name: _scores(row, plan, reference or {}, None if row is real else real, text, judges)
             for name, row in rows.items()
         },
     )

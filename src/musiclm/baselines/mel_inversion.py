@@ -1,0 +1,63 @@
+"""Mel spectrograms back to audio: least squares for the spectrum, Griffin-Lim for its phases."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+def linear_magnitudes(
+    mel: Float[Tensor, "mels frames"], filters: Float[Tensor, "mels bins"], *, num_steps: int = 30
+) -> Float[Tensor, "bins frames"]:
+    """Magnitudes whose mel bands come nearest to the given ones, none of them negative.
+
+    Multiplicative updates from the transpose, which keep zero and positive what it is (Lee & Seung
+    2001).
+
+    Args:
+        mel: Mel magnitudes.
+        filters: The filterbank that made them.
+        num_steps: Updates.
+    """
+    magnitudes = (filters.T @ mel).clamp(min=1e-8)
+    target = filters.T @ mel
+    gram = filters.T @ filters
+    for _ in range(num_steps):
+        magnitudes = magnitudes * target / (gram @ magnitudes).clamp(min=1e-8)
+    return magnitudes
+
+
+def griffin_lim(  # noqa: PLR0913  (the transform, and how long)
+    magnitudes: Float[Tensor, "bins frames"],
+    *,
+    fft_size: int,
+    hop_length: int,
+    window: Float[Tensor, " window"],
+    generator: torch.Generator,
+    num_iterations: int = 32,
+    momentum: float = 0.99,
+) -> Float[Tensor, " samples"]:
+    """Audio whose spectrum has these magnitudes, as nearly as there is any (Perraudin 2013).
+
+    Frames are centred every `hop_length`; the first and the last lie at the ends.
+
+    Args:
+        magnitudes: Of the short-time spectrum.
+        fft_size: Points of the transform.
+        hop_length: Samples between frames.
+        window: Its window, at most `fft_size` long.
+        generator: Draws the first phases.
+        num_iterations: Rounds (Riffusion takes 32).
+        momentum: How far each round overshoots.
+    """
+    draws = torch.rand(magnitudes.shape, generator=generator).to(magnitudes)
+    phases = torch.polar(torch.ones_like(magnitudes), 2 * torch.pi * draws)
+    shape = {"n_fft": fft_size, "hop_length": hop_length, "win_length": len(window)}
+    length = hop_length * (magnitudes.shape[1] - 1)
+    last = torch.zeros_like(phases)
+    for _ in range(num_iterations):
+        samples = torch.istft(magnitudes * phases, **shape, window=window, length=length)
+        rebuilt = torch.stft(samples, **shape, window=window, return_complex=True)
+        ahead = rebuilt - momentum / (1 + momentum) * last
+        phases = ahead / ahead.abs().clamp(min=1e-12)
+        last = rebuilt
+    return torch.istft(magnitudes * phases, **shape, window=window, length=length)

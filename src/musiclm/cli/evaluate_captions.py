@@ -1,0 +1,100 @@
+"""`musiclm evaluate SYSTEM_OR_FOLDER --captions FILE`: any captions, any system, or its clips."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import tyro
+from rich.console import Console
+
+from musiclm.audio.waveform import Waveform
+from musiclm.cli.evaluate import figures_table, progress_bar
+from musiclm.cli.judges import JudgeFiles, open_judges, reference_statistics
+from musiclm.cli.systems import MusicLMSystem, clips_by_name, without
+from musiclm.core.errors import DataError
+from musiclm.core.files import write_text_whole
+from musiclm.data.corpora.captions import read_captions
+from musiclm.evaluation.analysis import AnalysisCache
+from musiclm.evaluation.plan import plan_for_captions
+from musiclm.evaluation.suite import evaluate_systems
+from musiclm.evaluation.systems import fill_folder, read_folder
+from musiclm.generation.bundle import CONFIG_NAME
+from musiclm.generation.musiclm import MusicLM
+
+
+def evaluate_captions(  # noqa: PLR0913  (each is an option of the command)
+    source: tyro.conf.Positional[str | None] = None,
+    *,
+    captions: Path,
+    report: Path = Path("evaluation.json"),
+    reference: Path | None = None,
+    judges: JudgeFiles = JudgeFiles(),  # noqa: B008  (a frozen value)
+    model: str | None = None,
+    num_captions: int = 200,
+    seconds: float = 10.0,
+    batch: int = 8,
+    seed: int = 0,
+    device: str = "auto",
+) -> None:
+    """Score a system on captions alone: how well its clips fit the words.
+
+    Without the captions' own audio there is no KLD; `musiclm evaluate generations` has it.
+
+    Args:
+        source: A model folder or hub id (the bundled model by default), whose clips are generated
+            beside the report; or a folder of clips named by a caption's id or number (0000.wav).
+        captions: A .txt, .csv (MusicCaps' too), .json or .jsonl file.
+        report: The .json file to write.
+        reference: A folder of audio that FAD compares with; its statistics are kept.
+        judges: A user's own judges.
+        model: The model whose MuLan judges a folder of clips; the bundled one by default.
+        num_captions: At most so many, from the start of the file.
+        seconds: Length of a clip.
+        batch: Clips generated at once.
+        seed: Of the generations and the intervals.
+        device: auto, cpu or cuda.
+    """
+    rows = read_captions(captions)[:num_captions]
+    plan = plan_for_captions([row.text for row in rows], clip_seconds=seconds, seed=seed)
+    is_clips = source is not None and Path(source).is_dir()
+    is_clips = is_clips and not (Path(str(source)) / CONFIG_NAME).is_file()
+    missing: list[str] = []
+    musiclm = MusicLM.from_pretrained(model if is_clips else source, device=device)
+    opened = open_judges(musiclm, judges, musiclm.runtime, {})
+    with progress_bar() as say:
+        if is_clips:
+            found = clips_by_name(Path(str(source)), [row.row_id for row in rows])
+            kept = [number for number, row in enumerate(rows) if row.row_id in found]
+            missing = [row.row_id for row in rows if row.row_id not in found]
+            plan = without(plan, kept)
+            name = Path(str(source)).name
+            systems = {name: lambda: (Waveform.read(path) for path in found.values())}
+        else:
+            folder = report.with_name(f"{report.stem}-clips")
+            system = MusicLMSystem(musiclm)
+            fill_folder(system, plan, folder, batch=batch, on_progress=say)
+            systems = {system.name: lambda: read_folder(plan, folder)}
+        if len(plan.asked) < 2:
+            raise DataError(f"There are clips for {len(plan.asked)} captions; 2 are needed.")
+        kept_in = report.with_name(f"{report.stem}-cache")
+        figures = evaluate_systems(
+            plan,
+            None,
+            systems,
+            opened,
+            reference=reference_statistics(reference, opened, kept_in) if reference else None,
+            cache=AnalysisCache(kept_in),
+            on_progress=say,
+        )
+    document = {
+        "format_version": 1,
+        "captions": str(captions),
+        "missing_clips": missing,
+        "judge_model": musiclm.config.name,
+        **asdict(figures),
+    }
+    write_text_whole(report, json.dumps(document, indent=2) + "\n")
+    console = Console()
+    if missing:
+        console.print(f"{len(missing)} captions have no clip: {', '.join(missing[:8])} ...")
+    console.print(figures_table(figures))

@@ -1,0 +1,209 @@
+"""`musiclm reproduce`: the paper's tables in miniature, and which of its findings hold here."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+
+from musiclm.audio.waveform import Waveform
+from musiclm.baselines.diffusion_system import SpectrogramDiffusionSystem
+from musiclm.baselines.no_semantic import NoSemanticStage
+from musiclm.baselines.retrieval import RetrievalBaseline
+from musiclm.baselines.riffusion import RiffusionSystem
+from musiclm.baselines.token_study import OtherSeed, ResampledAcoustic
+from musiclm.cli.evaluate import progress_bar
+from musiclm.cli.evaluate_memorization import memorization_of
+from musiclm.cli.held_out import ModelParts
+from musiclm.cli.judges import JudgeFiles, codec_treatment, open_judges
+from musiclm.cli.reproduction import Reproduction, document_of
+from musiclm.cli.systems import MusicLMSystem
+from musiclm.core.errors import DataError
+from musiclm.core.files import write_text_whole
+from musiclm.data.manifest import Corpus
+from musiclm.evaluation.analysis import AnalysisCache, ProgressReport
+from musiclm.evaluation.curves import memorization_picture, write_figure
+from musiclm.evaluation.listening.study import study_of_folders
+from musiclm.evaluation.memorization import MemorizationConfig, MemorizationReport
+from musiclm.evaluation.plan import EvaluationPlan, plan_evaluation
+from musiclm.evaluation.suite import evaluate_systems, noise_treatment
+from musiclm.evaluation.systems import System, fill_folder, read_folder
+from musiclm.evaluation.token_information import InformationReport, compare_pairs
+from musiclm.generation.musiclm import MusicLM
+
+
+@dataclass(frozen=True)
+class OtherSystems:
+    """What MusicLM is compared with, beside retrieval; what is absent is told as not measured."""
+
+    coarse_only: Path | None = None
+    """Weights of `musiclm train coarse-only-stage`: the ablation without semantic stage."""
+    diffusion: Path | None = None
+    """Weights that `musiclm train-baseline` wrote: spectrogram diffusion."""
+    riffusion: Path | None = None
+    """A folder with Riffusion's published weights."""
+
+
+def reproduce(  # noqa: PLR0913  (each is an option of the command)
+    output: Path,
+    *,
+    corpus: Path,
+    tokens: Path | None = None,
+    model: str | None = None,
+    systems: OtherSystems = OtherSystems(),
+    judges: JudgeFiles = JudgeFiles(),  # noqa: B008  (a frozen value)
+    num_captions: int = 200,
+    num_study: int = 24,
+    num_examples: int = 200,
+    batch: int = 8,
+    seed: int = 0,
+    device: str = "auto",
+) -> None:
+    """Run the paper's evaluation and write report.json, report.md and report.html.
+
+    Stopped and started again, it goes on where it was.
+
+    Args:
+        output: Folder of the report, the clips, and a listening study of them.
+        corpus: The corpus the model was trained on; its test split asks and is compared with.
+        tokens: The token store the stages were trained on, for memorization.
+        model: A model folder or hub id; the bundled model by default.
+        systems: Further systems.
+        judges: Further judges.
+        num_captions: Captions that every system gets.
+        num_study: Captions of the token study.
+        num_examples: Training and held-out clips of the memorization analysis.
+        batch: Clips generated at once.
+        seed: Chooses captions, pieces and draws.
+        device: auto, cpu or cuda.
+    """
+    if num_captions < 2 or num_study < 2:
+        raise DataError(f"{num_captions} captions, {num_study} studied; at least 2 are needed.")
+    opened = Corpus.open(corpus)
+    musiclm = MusicLM.from_pretrained(model, device=device)
+    plan = plan_evaluation(opened, num_clips=num_captions, seed=seed)
+    compared = _systems(musiclm, opened, systems)
+    folders = {system.name: output / "clips" / _slug(system.name) for system in compared}
+    with progress_bar() as say:
+        for system in compared:
+            fill_folder(system, plan, folders[system.name], batch=batch, on_progress=say)
+        treatments = {
+            "codec": codec_treatment(musiclm),
+            "noise at 0 dB": noise_treatment(0.0, seed),
+        }
+        judging = open_judges(musiclm, judges, musiclm.runtime, treatments)
+        scores = evaluate_systems(
+            plan,
+            opened,
+            {name: _reader(plan, folder) for name, folder in folders.items()},
+            judging,
+            cache=AnalysisCache(output / "cache"),
+            on_progress=say,
+        )
+        information = _token_study(musiclm, plan, folders, output, num_study, batch, say)
+    memorization, reason = _memorization(model, tokens, num_examples, device)
+    captions = {f"{number:04d}": clip.prompt for number, clip in enumerate(plan.asked)}
+    real = output / "clips" / "real"
+    _write_real(plan, opened, real)
+    study = study_of_folders({**folders, "real": real}, captions, reference="real", seed=seed)
+    study.write(output / "study")
+    result = Reproduction(
+        musiclm.config.name,
+        musiclm.sha256,
+        plan,
+        scores,
+        information,
+        memorization,
+        reason,
+    )
+    _write(result, folders, output)
+    Console().print(f"{output / 'report.html'}: done")
+
+
+def _systems(musiclm: MusicLM, corpus: Corpus, others: OtherSystems) -> list[System]:
+    systems: list[System] = [MusicLMSystem(musiclm), RetrievalBaseline(corpus)]
+    if others.coarse_only is not None:
+        systems.append(NoSemanticStage(musiclm, others.coarse_only))
+    if others.diffusion is not None:
+        systems.append(SpectrogramDiffusionSystem(others.diffusion, musiclm.runtime))
+    if others.riffusion is not None:
+        systems.append(RiffusionSystem.load(others.riffusion, musiclm.runtime))
+    return systems
+
+
+def _token_study(  # noqa: PLR0913  (what is compared, and where it goes)
+    musiclm: MusicLM,
+    plan: EvaluationPlan,
+    folders: Mapping[str, Path],
+    output: Path,
+    num_study: int,
+    batch: int,
+    say: ProgressReport,
+) -> InformationReport:
+    """Relatives of the first clips, made and compared."""
+    first = plan.model_copy(update={"asked": plan.asked[:num_study]})
+    clips: dict[str, list[Waveform]] = {}
+    for system in (ResampledAcoustic(musiclm), OtherSeed(musiclm)):
+        folder = output / "clips" / _slug(system.name)
+        fill_folder(system, first, folder, batch=batch, on_progress=say)
+        clips[system.name] = list(read_folder(first, folder))
+    return compare_pairs(
+        list(read_folder(first, folders[MusicLMSystem.name])),
+        clips[ResampledAcoustic.name],
+        clips[OtherSeed.name],
+        generator=np.random.default_rng(plan.seed),
+    )
+
+
+def _memorization(
+    model: str | None, tokens: Path | None, num_examples: int, device: str
+) -> tuple[MemorizationReport | None, str]:
+    """The curves, or why there are none: a small store must not cost the rest of the report."""
+    if tokens is None:
+        return None, "No token store was given (--tokens)."
+    parts = ModelParts(model, device)
+    try:
+        return memorization_of(parts, tokens, num_examples, MemorizationConfig()), ""
+    except DataError as error:
+        return None, str(error)
+
+
+def _write(result: Reproduction, folders: Mapping[str, Path], output: Path) -> None:
+    document = document_of(result, {n: _reader(result.plan, f) for n, f in folders.items()})
+    if result.memorization is not None:
+        write_figure(memorization_picture(result.memorization), output / "memorization.png")
+    figures = {
+        "format_version": 1,
+        "model_name": result.model_name,
+        "model_sha256": result.model_sha256,
+        "scores": asdict(result.scores),
+        "token_information": asdict(result.information),
+        "memorization": asdict(result.memorization) if result.memorization else None,
+        "findings": [asdict(found) | {"verdict": found.verdict} for found in result.findings],
+    }
+    write_text_whole(output / "report.json", json.dumps(figures, indent=2) + "\n")
+    write_text_whole(output / "report.md", document.markdown())
+    write_text_whole(output / "report.html", document.html())
+
+
+def _reader(plan: EvaluationPlan, folder: Path) -> Callable[[], Iterator[Waveform]]:
+    return lambda: read_folder(plan, folder)
+
+
+def _write_real(plan: EvaluationPlan, corpus: Corpus, folder: Path) -> None:
+    """The audio that the captions describe, for the listening study."""
+    clips = {clip.clip_id: clip for clip in corpus.clips}
+    for number, asked in enumerate(plan.asked):
+        path = plan.clip_path(folder, number)
+        if not path.is_file():
+            corpus.audio(
+                clips[asked.clip_id],
+                start_seconds=asked.start_seconds,
+                duration_seconds=plan.clip_seconds,
+            ).write(path)
+
+
+def _slug(name: str) -> str:
+    return name.replace(" ", "-")

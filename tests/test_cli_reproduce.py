@@ -1,0 +1,214 @@
+"""`musiclm reproduce` and `evaluate --captions` with stand-ins: whole, resumed, honest."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import musiclm.cli.evaluate_captions as captions_verb
+import musiclm.cli.reproduce as verb
+from musiclm.audio.waveform import Waveform
+from musiclm.cli.main import main
+from musiclm.core.errors import DataError
+from musiclm.core.runtime import Runtime
+from musiclm.data.manifest import Caption, Clip, Labels, write_manifest
+from musiclm.evaluation.analysis import Judges
+from musiclm.evaluation.plan import plan_for_captions
+from musiclm.evaluation.systems import System, fill_folder, read_folder
+from musiclm.generation.bundle import BundleConfig
+from musiclm.generation.musiclm import MusicLM
+from tests.support.fake_judges import PITCH_OF_LEAD_HZ, FakeMuLan, FakeTagger, tone
+
+
+class Player:
+    """Plays the instrument that the caption names, or always the same one."""
+
+    def __init__(self, name: str, always: str = "", identity: str = "1") -> None:
+        self.name = name
+        self.identity = identity
+        self.always = always
+        self.asked: list[str] = []
+
+    def generate(self, prompts: Any, seeds: Any, duration_seconds: float) -> list[Waveform]:
+        self.asked += prompts
+        return [
+            tone(
+                self.always or next(lead for lead in PITCH_OF_LEAD_HZ if lead in prompt),
+                duration_seconds,
+                0.1 + seed % 9 / 50,
+            )
+            for prompt, seed in zip(prompts, seeds, strict=True)
+        ]
+
+
+@pytest.fixture
+def corpus(tmp_path) -> Path:
+    folder = tmp_path / "corpus"
+    clips: list[Clip] = []
+    for number in range(16):
+        lead = list(PITCH_OF_LEAD_HZ)[number % 4]
+        tone(lead, 10.0, loudness=0.1 + number / 50).write(folder / f"{number}.wav")
+        clips.append(
+            Clip(
+                clip_id=str(number),
+                path=f"{number}.wav",
+                duration_seconds=10.0,
+                sample_rate_hz=8_000,
+                split="test",
+                captions=(Caption(text=f"{lead} number {number}, 120 bpm", kind="sentence"),),
+                labels=Labels(lead=lead),
+            )
+        )
+    write_manifest(folder, clips)
+    return folder
+
+
+class Bundle(MusicLM):
+    """What the verbs need of a model."""
+
+    sha256: Any = "abc"
+
+    def __init__(self) -> None:
+        self.config = BundleConfig(name="fake")
+        self.runtime = Runtime(torch.device("cpu"), 1)
+
+
+@pytest.fixture
+def players(monkeypatch) -> dict[str, Player]:
+    made = {
+        "musiclm": Player("musiclm"),
+        "retrieval": Player("retrieval", always="flute"),
+        "resampled": Player("same semantic tokens"),
+        "other": Player("same caption", always="cello"),
+    }
+    judges = Judges(FakeTagger(), {"conditioning": FakeMuLan()}, identity="fakes")
+    for module in (verb, captions_verb):
+        monkeypatch.setattr(module.MusicLM, "from_pretrained", lambda *_, **__: Bundle())
+        monkeypatch.setattr(module, "open_judges", lambda *_: judges)
+        monkeypatch.setattr(module, "MusicLMSystem", FakeMusicLMSystem)
+    FakeMusicLMSystem.player = made["musiclm"]
+    monkeypatch.setattr(verb, "codec_treatment", lambda _: lambda clip: clip)
+    monkeypatch.setattr(verb, "RetrievalBaseline", lambda _: made["retrieval"])
+    monkeypatch.setattr(verb, "ResampledAcoustic", FakeRelative)
+    monkeypatch.setattr(verb, "OtherSeed", FakeOther)
+    return made
+
+
+class FakeMusicLMSystem(Player):
+    name = "musiclm"  # pyright: ignore[reportAssignmentType]  # also read from the class
+    player = Player("musiclm")
+
+    def __init__(self, _: object) -> None:
+        self.identity = "abc"
+
+    def generate(self, prompts: Any, seeds: Any, duration_seconds: float) -> list[Waveform]:
+        return self.player.generate(prompts, seeds, duration_seconds)
+
+
+class FakeRelative(Player):
+    name = "same semantic tokens"  # pyright: ignore[reportAssignmentType]  # also read from the class
+
+    def __init__(self, _: object) -> None:
+        super().__init__(self.name)
+
+
+class FakeOther(Player):
+    name = "same caption"  # pyright: ignore[reportAssignmentType]  # also read from the class
+
+    def __init__(self, _: object) -> None:
+        super().__init__(self.name, always="cello")
+
+
+def run(corpus: Path, output: Path, **options: Any) -> dict[str, Any]:
+    verb.reproduce(output, corpus=corpus, num_captions=8, num_study=4, batch=3, **options)
+    return json.loads((output / "report.json").read_text())
+
+
+@pytest.mark.usefixtures("players")
+def test_a_report_is_whole_and_says_what_was_not_measured(corpus, tmp_path):
+    output = tmp_path / "out"
+    figures = run(corpus, output)
+    verdicts = {finding["claim"]: finding["verdict"] for finding in figures["findings"]}
+    assert verdicts["MusicLM is ahead of retrieval on MCC (conditioning)"] == "holds"
+    assert verdicts["MusicLM is ahead of retrieval on KLD"] == "holds"
+    assert verdicts["MusicLM is ahead of spectrogram diffusion on KLD"] == "not measured"
+    assert verdicts["The semantic stage improves KLD"] == "not measured"
+    assert verdicts["Approximate matches rise with T"] == "not measured"
+    assert verdicts["Music that shares semantic tokens keeps the melody"] == "holds"
+    assert {"musiclm", "retrieval", "other real pieces", "codec", "noise at 0 dB"} == set(
+        figures["scores"]["rows"]
+    )
+    text = (output / "report.md").read_text()
+    page = (output / "report.html").read_text()
+    assert "not measured" in text
+    assert page.count("<audio") == 2 * 6
+    assert (output / "study" / "study.json").is_file()
+
+
+def test_a_resumed_report_makes_nothing_again_and_is_the_same(corpus, players, tmp_path):
+    output = tmp_path / "out"
+    run(corpus, output)
+    first = (output / "report.json").read_text()
+    asked = len(players["musiclm"].asked)
+    (output / "clips" / "musiclm" / "0003.wav").unlink()
+    run(corpus, output)
+    assert (output / "report.json").read_text() == first
+    assert len(players["musiclm"].asked) == asked + 1
+
+
+@pytest.mark.usefixtures("players")
+def test_other_captions_in_the_same_folder_are_refused(corpus, tmp_path):
+    run(corpus, tmp_path / "out")
+    with pytest.raises(DataError, match="another evaluation"):
+        run(corpus, tmp_path / "out", seed=5)
+    with pytest.raises(DataError, match="1 captions"):
+        verb.reproduce(tmp_path / "out", corpus=corpus, num_captions=1)
+
+
+def test_clips_of_two_systems_are_not_mixed(tmp_path):
+    plan = plan_for_captions(["a flute", "a cello"], clip_seconds=1.0)
+    first = Player("one")
+    assert isinstance(first, System)
+    fill_folder(first, plan, tmp_path)
+    assert [clip.duration_seconds for clip in read_folder(plan, tmp_path)] == [1.0, 1.0]
+    fill_folder(first, plan, tmp_path)
+    assert first.asked == ["a flute", "a cello"]
+    with pytest.raises(DataError, match="holds clips of one"):
+        fill_folder(Player("one", identity="2"), plan, tmp_path)
+
+
+@pytest.mark.usefixtures("players")
+def test_captions_alone_score_a_model_or_a_folder_of_clips(tmp_path, capsys):
+    captions = tmp_path / "captions.csv"
+    captions.write_text(
+        "ytid,caption\na,a flute\nb,a cello\nc,a violin\nd,two pianos at 90 bpm\n".replace(
+            "pianos", "piano players"
+        )
+    )
+    report = tmp_path / "report.json"
+    main(["evaluate", "--captions", str(captions), "--report", str(report), "--seconds", "3"])
+    made = json.loads(report.read_text())
+    assert set(made["rows"]) == {"musiclm"}
+    assert made["rows"]["musiclm"]["similarity"]["conditioning"]["right"] == pytest.approx(1)
+    assert made["rows"]["musiclm"]["fad"] == {}
+    folder = tmp_path / "mine"
+    for name, lead in {"a": "flute", "b": "cello", "0002": "violin"}.items():
+        tone(lead, 3.5).write(folder / f"{name}.wav")
+    main(["evaluate", str(folder), "--captions", str(captions), "--report", str(report)])
+    mine = json.loads(report.read_text())
+    assert mine["missing_clips"] == ["d"]
+    assert mine["num_clips"] == 3
+    assert mine["rows"]["mine"]["similarity"]["conditioning"]["difference"]["low"] > 0.5
+    assert "1 captions have no clip: d" in capsys.readouterr().out
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with pytest.raises(DataError, match="no clip named by"):
+        captions_verb.evaluate_captions(str(empty), captions=captions, report=report)
+
+
+def test_help_names_the_verbs(capsys):
+    with pytest.raises(SystemExit):
+        main(["evaluate", "--help"])
+    assert "memorization" in capsys.readouterr().out
