@@ -6,6 +6,7 @@ import torch
 
 from musiclm.audio.pitch import track_pitch
 from musiclm.audio.waveform import Waveform
+from musiclm.conditioning.interval_profile import discriminants, window_profiles
 from musiclm.conditioning.log_frequency import LogFrequency, LogFrequencyConfig, tuning_bins
 from musiclm.conditioning.melody import MelodyEmbedder, triplet_loss
 from musiclm.conditioning.melody_tokenizer import MelodyTokenizer
@@ -113,6 +114,26 @@ def test_embeddings_do_not_depend_on_the_key_of_the_contour(embedder):
     torch.testing.assert_close(a.norm(dim=-1), torch.ones(1, 2))
 
 
+def test_profiles_know_the_order_of_intervals_and_discriminants_tell_tunes_apart():
+    contour = torch.zeros(2, 14, 100)
+    contour[0, 0, :50] = contour[0, 4, 50:] = 1.0  # a third up, in the middle
+    contour[1, 4, :50] = contour[1, 0, 50:] = 1.0  # a third down
+    profiles = window_profiles(contour, torch.zeros(2, 1, dtype=torch.long), 100)[:, 0]
+    features = profiles.unflatten(1, (2, -1, 12))[:, 0, 5]
+    assert features[0, 4] > 5 * features[0, 8]
+    assert features[1, 8] > 5 * features[1, 4]
+    generator = torch.Generator().manual_seed(0)
+    centres = torch.randn(30, 8, generator=generator)
+    noise = torch.randn(30, 6, 8, generator=generator) * torch.tensor([5.0] * 4 + [0.1] * 4)
+    rows = (centres[:, None] + noise).flatten(0, 1)
+    owners = torch.arange(30).repeat_interleave(6)
+    mean, directions = discriminants(rows, owners, 4, shrinkage=0.0)
+    turned = torch.nn.functional.normalize((rows - mean) @ directions.T, dim=1)
+    scores = turned @ turned.T
+    scores.fill_diagonal_(-1)
+    assert (owners[scores.argmax(dim=1)] == owners).float().mean() > 0.95
+
+
 def test_a_contour_is_made_of_shares_and_loudness_does_not_matter(embedder):
     samples = torch.from_numpy(sing(np.random.default_rng(0), line(), 4.0, "hum", RATE))[None]
     contour = embedder.hear(samples).contour()
@@ -152,6 +173,7 @@ def test_batches_are_a_function_of_the_step_and_the_task_learns(corpus):
     assert len(source.validation_batches()) == 1
     with RandomStreams(0).layers_draw_from("task"):
         task = MelodyTask(recipe.task)
+    task.start_windows(source.written_batch(step, versions=3) for step in range(4))
     optimizer = torch.optim.AdamW(task.model.parameters(), 3e-3)
     losses = []
     for step in range(6):

@@ -13,6 +13,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
+from musiclm.conditioning.interval_profile import NUM_FEATURES, window_profiles
 from musiclm.conditioning.log_frequency import (
     BINS_PER_SEMITONE,
     LogFrequency,
@@ -34,8 +35,6 @@ class MelodyEmbedderConfig(Config):
     """Width of the layers that find the sounding key."""
     num_blocks: int = Field(default=4, ge=0, le=6)
     """Those layers."""
-    window_channels: int = Field(default=64, gt=0)
-    """Width of the layers that compare tunes."""
     embedding_dim: int = Field(default=192, gt=0)
     """Width of an embedding (Appendix C)."""
     window_seconds: float = Field(default=4.0, gt=0)
@@ -97,7 +96,7 @@ class MelodyEmbedder(nn.Module):
     def __init__(self, config: MelodyEmbedderConfig) -> None:
         super().__init__()
         self.config = config
-        width, wide = config.channels, config.window_channels
+        width = config.channels
         self.front_end = LogFrequency(config.front_end)
         self.stem = nn.Conv2d(len(_HARMONIC_BINS), width // 2, (5, 3), padding=(2, 1))
         self.to_keys = nn.Conv2d(width // 2, width, (3, 1), stride=(BINS_PER_SEMITONE, 1))
@@ -107,16 +106,9 @@ class MelodyEmbedder(nn.Module):
         self.pitch_out = nn.Linear(width, 1)
         self.silence_out = nn.Linear(2 * width, 1)
         self.onset_out = nn.Linear(2 * width, 1)
-        self.window_in = nn.Conv2d(3, wide // 2, (12, 5), stride=(1, 2))
-        self.window_layers = nn.ModuleList(
-            [
-                nn.Conv2d(wide // 2, wide, (5, 5), stride=(1, 2)),
-                nn.Conv2d(wide, wide, (1, 5), dilation=(1, 1)),
-                nn.Conv2d(wide, wide, (1, 5), dilation=(1, 2)),
-            ]
-        )
-        self.window_norm = nn.LayerNorm(2 * wide)
-        self.window_out = nn.Linear(2 * wide, config.embedding_dim)
+        self.profile_mean: Tensor
+        self.register_buffer("profile_mean", torch.zeros(NUM_FEATURES))
+        self.window_out = nn.Linear(NUM_FEATURES, config.embedding_dim, bias=False)
 
     @property
     def sample_rate_hz(self) -> int:
@@ -136,46 +128,16 @@ class MelodyEmbedder(nn.Module):
         logits = torch.cat([pitch, self.silence_out(pooled)], dim=2).transpose(1, 2)
         return MelodyHearing(logits, self.onset_out(pooled)[..., 0])
 
-    def features(
-        self, contour: Float[Tensor, "batch 14 frames"]
-    ) -> Float[Tensor, "batch channels 12 quarter_frames"]:
-        """What `embed_windows` pools: 6.25 columns a second, one row a transposition."""
-        others = contour[:, 12:, None].expand(-1, -1, 12, -1)
-        x = torch.cat([contour[:, None, :12], others], dim=1)
-        x = self.window_in(functional.pad(_around(x, 5, 6), (2, 2)))
-        x = functional.gelu(x)
-        for layer in self.window_layers:
-            assert isinstance(layer, nn.Conv2d)
-            reach = 2 * layer.dilation[1]
-            pitches = layer.kernel_size[0] // 2
-            y = layer(functional.pad(_around(x, pitches, pitches), (reach, reach)))
-            x = functional.gelu(y) if y.shape != x.shape else x + functional.gelu(y)
-        return x
-
     def embed_windows(
         self,
         contour: Float[Tensor, "batch 14 frames"],
         starts: Int[Tensor, "batch windows"],
     ) -> Float[Tensor, "batch windows dim"]:
-        """Unit vectors of the windows that begin at the given frames.
-
-        The same in every key: all twelve transpositions are pooled over time, then the largest of
-        each dimension is taken. Windows that reach past the end see less.
-        """
-        x = self.features(contour)
-        length = self.num_window_frames
-        ends = (starts + length).clamp(max=contour.shape[2])
-        columns = torch.arange(x.shape[3], device=x.device) * 4
-        inside = (columns >= starts[..., None] - 2) & (columns < ends[..., None])
-        weights = inside.to(x.dtype)
-        mean = torch.einsum("bcpt,bwt->bwpc", x, weights) / weights.sum(-1)[..., None, None].clamp(
-            min=1
-        )
-        hidden = x[:, None].masked_fill(~inside[:, :, None, None], -1e4)
-        largest = hidden.amax(dim=4).transpose(2, 3)
-        largest = largest.clamp(min=-10.0)
-        pooled = self.window_out(self.window_norm(torch.cat([mean, largest], dim=3)))
-        return functional.normalize(pooled.amax(dim=2).float(), dim=-1)
+        """Unit vectors of the windows that begin at the given frames; the same in every key."""
+        with torch.autocast(contour.device.type, enabled=False):
+            profiles = window_profiles(contour.float(), starts, self.num_window_frames)
+            embedded = self.window_out(profiles - self.profile_mean)
+        return functional.normalize(embedded, dim=-1)
 
     @property
     def num_window_frames(self) -> int:
@@ -194,6 +156,15 @@ class MelodyEmbedder(nn.Module):
         starts = torch.arange(0, last + 1, stride, device=contour.device)[None]
         return self.embed_windows(contour, starts)[0]
 
+    @torch.no_grad()
+    def set_directions(
+        self, mean: Float[Tensor, " features"], directions: Float[Tensor, "directions features"]
+    ) -> None:
+        """Starts the embedding with linear discriminants of profiles; missing ones are zero."""
+        self.profile_mean.copy_(mean)
+        self.window_out.weight.zero_()
+        self.window_out.weight[: len(directions)].copy_(directions)
+
     def _harmonics(
         self, spectrum: Float[Tensor, "batch bins frames"]
     ) -> Float[Tensor, "batch harmonics low_bins frames"]:
@@ -204,14 +175,6 @@ class MelodyEmbedder(nn.Module):
         return torch.stack(
             [padded[:, low + shift : low + shift + count] for shift in _HARMONIC_BINS], dim=1
         )
-
-
-def _around(
-    x: Float[Tensor, "batch channels 12 frames"], before: int, after: int
-) -> Float[Tensor, "batch channels more frames"]:
-    """Pitch classes continued around the octave."""
-    pieces = [x[:, :, 12 - before :]] if before else []
-    return torch.cat([*pieces, x, x[:, :, :after]], dim=2)
 
 
 def triplet_loss(

@@ -46,6 +46,8 @@ class MelodyRecipe(Config):
         num_steps=600, ema_decay=0.98, log_every=10, validate_every=100, keep_samples=0
     )
     """The run."""
+    start_batches: int = Field(default=50, gt=0)
+    """Batches of written melodies that the embedding of windows starts from."""
     fit_batches: int = Field(default=24, gt=0)
     """Batches the codebooks are fitted on."""
     storage: Storage = "float16"
@@ -66,7 +68,7 @@ def melody_recipe(name: str) -> MelodyRecipe:
     """The melody part of a recipe: a toy for `tiny`, else the default."""
     if name != "tiny":
         return MelodyRecipe()
-    embedder = MelodyEmbedderConfig(channels=8, num_blocks=1, window_channels=8, embedding_dim=16)
+    embedder = MelodyEmbedderConfig(channels=8, num_blocks=1, embedding_dim=16)
     tokenizer = MelodyTokenizerConfig(embedder=embedder)
     quantizer = tokenizer.quantizer.model_copy(update={"codebook_size": 16})
     return MelodyRecipe(
@@ -76,6 +78,7 @@ def melody_recipe(name: str) -> MelodyRecipe:
         trainer=TrainerConfig(
             num_steps=4, ema_decay=0.9, log_every=2, validate_every=4, keep_samples=0
         ),
+        start_batches=4,
         fit_batches=2,
         stage_steps=4,
     )
@@ -105,6 +108,8 @@ def melody_run(
         with RandomStreams(seed).layers_draw_from("init", "melody"):
             task = MelodyTask(part.task)
         source = MelodySource(Corpus.open(data), part.source, seed=seed)
+        count = part.start_batches
+        task.start_windows(source.written_batch(step, versions=3) for step in range(count))
         return ComponentRun(task, source, part.trainer)
     if model is None:
         raise ConfigError(

@@ -109,19 +109,41 @@ class MelodySource:
                 self._add_sound(rows, number, self._recording(draw, clip, start), own, 1.0)
                 for kind in VOICE_KINDS:
                     self._add_voice(rows, draw, number, (line, start), kind)
-        owners, windows = list(rows["melodies"]), list(rows["windows"])
-        rolls: list[tuple[NDArray[np.float32], NDArray[np.float32]]] = []
-        for number, (_, line, start) in enumerate(excerpts):
-            for _ in range(2):
-                factor, view = self._version(draw, line, start)
-                view = performed(draw, view, SingerErrors(pitch_semitones=0.15))
-                rolls.append(note_roll(draw, view, config))
-                owners.append(number)
-                windows.append(self._windows(factor))
+        written = self._written(draw, [(line, start) for _, line, start in excerpts], 2)
         return {
             "samples": torch.from_numpy(np.stack(rows["samples"])),
             "pitches": torch.from_numpy(np.stack(rows["pitches"])),
             "onsets": torch.from_numpy(np.stack(rows["onsets"])),
+            "rolls": written["rolls"],
+            "roll_onsets": written["roll_onsets"],
+            "melodies": torch.cat([torch.tensor(rows["melodies"]), written["melodies"]]),
+            "windows": torch.cat([torch.tensor(rows["windows"]), written["windows"]]),
+        }
+
+    def written_batch(self, step: int, *, versions: int) -> Mapping[str, Any]:
+        """The rolls of a training batch alone, so many of each passage: they cost next to nothing.
+
+        Their draws are not those of `batch`.
+        """
+        generator = self._streams.generator("written melodies", self._rank, step)
+        draw = np.random.default_rng(generator.initial_seed())
+        excerpts = self._excerpts(draw, self._train, None)
+        return self._written(draw, [(line, start) for _, line, start in excerpts], versions)
+
+    def _written(
+        self, draw: np.random.Generator, passages: Sequence[tuple[Line, float]], versions: int
+    ) -> dict[str, torch.Tensor]:
+        rolls: list[tuple[NDArray[np.float32], NDArray[np.float32]]] = []
+        owners: list[int] = []
+        windows: list[list[int]] = []
+        for number, (line, start) in enumerate(passages):
+            for _ in range(versions):
+                factor, view = self._version(draw, line, start)
+                view = performed(draw, view, SingerErrors(pitch_semitones=0.2))
+                rolls.append(note_roll(draw, view, self.config))
+                owners.append(number)
+                windows.append(self._windows(factor))
+        return {
             "rolls": torch.from_numpy(np.stack([roll for roll, _ in rolls])),
             "roll_onsets": torch.from_numpy(np.stack([onsets for _, onsets in rolls])),
             "melodies": torch.tensor(owners),

@@ -1,6 +1,6 @@
 """The melody task: hear the notes, and put versions of one passage close together."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from jaxtyping import Float
@@ -8,6 +8,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
+from musiclm.conditioning.interval_profile import discriminants, window_profiles
 from musiclm.conditioning.melody import (
     MelodyEmbedder,
     MelodyEmbedderConfig,
@@ -42,6 +43,27 @@ class MelodyTask(Task):
     def __init__(self, config: MelodyTaskConfig) -> None:
         self.config = config
         self._model = MelodyEmbedder(config.embedder)
+
+    @torch.no_grad()
+    def start_windows(self, batches: Iterable[Batch]) -> None:
+        """Starts the embedding of windows in closed form, from written versions of passages.
+
+        Args:
+            batches: Of `MelodySource.written_batch`; some thousand rows in all.
+        """
+        profiles: list[Tensor] = []
+        passages: list[Tensor] = []
+        num_passages = 0
+        for batch in batches:
+            first = window_profiles(
+                _roll_contour(batch), batch["windows"][:, :1], self._model.num_window_frames
+            )
+            profiles.append(first[:, 0])
+            passages.append(batch["melodies"] + num_passages)
+            num_passages += int(batch["melodies"].max()) + 1
+        dim = min(self.config.embedder.embedding_dim, num_passages - 1)
+        mean, directions = discriminants(torch.cat(profiles), torch.cat(passages), dim)
+        self._model.set_directions(mean, directions)
 
     @property
     def model(self) -> nn.Module:
