@@ -3,6 +3,7 @@
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -147,9 +148,8 @@ def _followed(musiclm: MusicLM, passages: list[tuple[str, Line]], seed: int) -> 
             Waveform(samples, 16_000).write(hum)
             instrument = _INSTRUMENTS[number % len(_INSTRUMENTS)]
             prompt = f"a {instrument} plays a melody"
-            own = {"duration_seconds": _SECONDS, "seed": seed + number}
-            hummed = musiclm.generate(prompt, melody=hum, **own).waveform
-            free = musiclm.generate(prompt, **own).waveform
+            make = partial(musiclm.generate, prompt, duration_seconds=_SECONDS, seed=seed + number)
+            hummed, free = make(melody=hum).waveform, make().waveform
             heard = listener.posteriors(hummed)
             wrong = notes[(number + len(notes) // 2) % len(notes)]
             columns["recall_with_hum"].append(note_recall(heard, notes[number]))
