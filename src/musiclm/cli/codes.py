@@ -38,6 +38,10 @@ def encode(
         from musiclm.evaluation.token_pictures import write_token_picture
 
         rows = {"semantic": token_set.semantic[None], "acoustic": token_set.acoustic}
+        if "melody" in musiclm.config.parts:
+            heard = waveform.resampled(musiclm.melody.sample_rate_hz).samples
+            heard = heard[None].to(musiclm.runtime.device)
+            rows = {"melody": musiclm.melody.tokenize(heard)[0], **rows}
         write_token_picture(waveform, rows, picture)
     seconds = token_set.num_samples / musiclm.codec.sample_rate_hz
     Console(stderr=True).print(
