@@ -43,7 +43,12 @@ class MelodyRecipe(Config):
     source: MelodySourceConfig = MelodySourceConfig()
     """Melodies and their versions."""
     trainer: TrainerConfig = TrainerConfig(
-        num_steps=600, ema_decay=0.98, log_every=10, validate_every=100, keep_samples=0
+        num_steps=400,
+        use_bf16=True,
+        ema_decay=0.98,
+        log_every=10,
+        validate_every=100,
+        keep_samples=0,
     )
     """The run."""
     start_batches: int = Field(default=50, gt=0)
