@@ -1,6 +1,7 @@
 """`musiclm reproduce` and `evaluate --captions` with stand-ins: whole, resumed, honest."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,7 @@ def players(monkeypatch) -> dict[str, Player]:
     judges = Judges(FakeTagger(), {"conditioning": FakeMuLan()}, identity="fakes")
     for module in (verb, captions_verb):
         monkeypatch.setattr(module.MusicLM, "from_pretrained", lambda *_, **__: Bundle())
-        monkeypatch.setattr(module, "open_judges", lambda *_: judges)
+        monkeypatch.setattr(module, "open_judges", lambda *a: replace(judges, treatments=a[-1]))
         monkeypatch.setattr(module, "MusicLMSystem", FakeMusicLMSystem)
     FakeMusicLMSystem.player = made["musiclm"]
     monkeypatch.setattr(verb, "codec_treatment", lambda _: lambda clip: clip)

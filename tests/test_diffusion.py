@@ -130,8 +130,8 @@ def test_the_baseline_learns_its_words_and_makes_the_same_clip_again(diffusion, 
     with torch.no_grad():
         before = task.validation_metrics(batch)["loss"]
     optimizer = torch.optim.Adam(task.optimizers["diffusion"][1], lr=3e-3)
-    for step in range(80):
-        context = StepContext(step, 80, torch.Generator().manual_seed(step))
+    for step in range(120):
+        context = StepContext(step, 120, torch.Generator().manual_seed(step))
         optimizer.zero_grad()
         task.loss("diffusion", batch, context).loss.backward()
         optimizer.step()

@@ -38,7 +38,7 @@ class DiffusionTaskConfig(Config):
 
 
 class DiffusionTask(Task):
-    """Batches of `log_mel` and `texts` (`data/pairs.py`): the error of the noise found."""
+    """Batches of `log_mel` and `texts` (`data/pairs.py`): the error of the velocity."""
 
     def __init__(self, config: DiffusionTaskConfig, *, seed: int = 0) -> None:
         self.config = config
@@ -61,7 +61,7 @@ class DiffusionTask(Task):
         self._model.fit_scale(source.batch(0, 0)["log_mel"])
 
     def loss(self, optimizer_name: str, batch: Batch, context: StepContext) -> LossOutput:
-        """Mean squared error of the noise; 1 is that of finding none."""
+        """Mean squared error of the velocity; 1 is that of finding none."""
         del optimizer_name
         loss = self._model(
             batch["log_mel"],
@@ -69,7 +69,7 @@ class DiffusionTask(Task):
             context.generator,
             text_dropout=self.config.text_dropout,
         )
-        return LossOutput(loss, {"noise_error": loss.detach()})
+        return LossOutput(loss, {"velocity_error": loss.detach()})
 
     def validation_metrics(self, batch: Batch) -> Mapping[str, float]:
         """The same on fixed noise, with the captions and without."""

@@ -86,7 +86,9 @@ class SpectrogramDiffusion(nn.Module):
         self.register_buffer("mean", torch.zeros(()))
         self.register_buffer("deviation", torch.ones(()))
         self._train_noise: Any = diffusers.DDPMScheduler(
-            num_train_timesteps=config.num_train_steps, beta_schedule="squaredcos_cap_v2"
+            num_train_timesteps=config.num_train_steps,
+            beta_schedule="squaredcos_cap_v2",
+            prediction_type="v_prediction",
         )
 
     def fit_scale(self, log_mel: Float[Tensor, "batch mels frames"]) -> None:
@@ -102,7 +104,9 @@ class SpectrogramDiffusion(nn.Module):
         *,
         text_dropout: float = 0.1,
     ) -> Float[Tensor, ""]:
-        """The mean squared error of the noise it finds in noisy images.
+        """The mean squared error of the velocity it finds in noisy images (Salimans & Ho 2022).
+
+        At much noise that is minus the image itself, so the words matter from the first steps on.
 
         Args:
             log_mel: Clean images.
@@ -117,8 +121,9 @@ class SpectrogramDiffusion(nn.Module):
         is_kept = torch.rand(len(texts), generator=generator) >= text_dropout
         read = [text if kept else "" for text, kept in zip(texts, is_kept.tolist(), strict=True)]
         noisy = self._train_noise.add_noise(images, noise, levels)
-        found = self._noise_in(noisy, levels, self.read(read))
-        return nn.functional.mse_loss(found.float(), noise)
+        found = self._velocity_of(noisy, levels, self.read(read))
+        wanted = self._train_noise.get_velocity(images, noise, levels)
+        return nn.functional.mse_loss(found.float(), wanted)
 
     @torch.no_grad()
     def sample(
@@ -136,15 +141,16 @@ class SpectrogramDiffusion(nn.Module):
             beta_schedule="squaredcos_cap_v2",
             clip_sample=True,
             clip_sample_range=4.0,
+            prediction_type="v_prediction",
         )
         scheduler.set_timesteps(config.num_sample_steps)
         words = torch.cat([self.read(list(texts)), self.read([""] * len(texts))])
         for level in scheduler.timesteps:
             both = torch.cat([images, images])
             levels = torch.full((len(both),), int(level), device=both.device)
-            told, untold = self._noise_in(both, levels, words).chunk(2)
-            noise_found = torch.lerp(untold, told, config.guidance)
-            images = scheduler.step(noise_found, level, images).prev_sample
+            told, untold = self._velocity_of(both, levels, words).chunk(2)
+            velocity = torch.lerp(untold, told, config.guidance)
+            images = scheduler.step(velocity, level, images).prev_sample
         log_mel = images[:, 0] * self.get_buffer("deviation") + self.get_buffer("mean")
         return log_mel[:, :, :num_frames]
 
@@ -156,7 +162,7 @@ class SpectrogramDiffusion(nn.Module):
     def _scaled(self, log_mel: Tensor) -> Tensor:
         return ((log_mel - self.get_buffer("mean")) / self.get_buffer("deviation"))[:, None]
 
-    def _noise_in(self, images: Tensor, levels: Tensor, words: Tensor) -> Tensor:
+    def _velocity_of(self, images: Tensor, levels: Tensor, words: Tensor) -> Tensor:
         return self.network(images, levels, encoder_hidden_states=words).sample
 
 

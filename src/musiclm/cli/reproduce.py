@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+import tyro
 from rich.console import Console
 
 from musiclm.audio.waveform import Waveform
@@ -47,7 +48,7 @@ class OtherSystems:
 
 
 def reproduce(  # noqa: PLR0913  (each is an option of the command)
-    output: Path,
+    output: tyro.conf.Positional[Path],
     *,
     corpus: Path,
     tokens: Path | None = None,
