@@ -168,7 +168,8 @@ def figures_table(figures: EvaluationReport) -> Table:
         if not scores.fad:
             table.add_row("FAD", row, f"too few windows ({scores.num_windows})")
         for embedder, fad in scores.fad.items():
-            table.add_row(f"{embedder}-FAD", row, f"{fad.fad:.4g} (inf {fad.fad_infinity:.4g})")
+            endless = "" if fad.fad_infinity is None else f" (inf {fad.fad_infinity:.4g})"
+            table.add_row(f"{embedder}-FAD", row, f"{fad.fad:.4g}{endless}")
     for row, kld in _divergences(figures).items():
         table.add_row(
             f"{figures.class_judge}-KLD (nats)", row, f"{kld.mean:.3f}, {_between(kld, '.3f')}"

@@ -26,7 +26,7 @@ from musiclm.core.files import write_text_whole
 from musiclm.data.manifest import Corpus
 from musiclm.evaluation.analysis import AnalysisCache, ProgressReport
 from musiclm.evaluation.curves import memorization_picture, write_figure
-from musiclm.evaluation.listening.study import study_of_folders
+from musiclm.evaluation.listening.study import STUDY_NAME, study_of_folders
 from musiclm.evaluation.memorization import MemorizationConfig, MemorizationReport
 from musiclm.evaluation.plan import EvaluationPlan, plan_evaluation
 from musiclm.evaluation.suite import evaluate_systems, noise_treatment
@@ -86,15 +86,12 @@ def reproduce(  # noqa: PLR0913  (each is an option of the command)
     musiclm = MusicLM.from_pretrained(model, device=device)
     plan = plan_evaluation(opened, num_clips=num_captions, seed=seed)
     compared = _systems(musiclm, opened, systems)
+    treatments = {"codec": codec_treatment(musiclm), "noise at 0 dB": noise_treatment(0.0, seed)}
+    judging = open_judges(musiclm, judges, musiclm.runtime, treatments)
     folders = {system.name: output / "clips" / _slug(system.name) for system in compared}
     with progress_bar() as say:
         for system in compared:
             fill_folder(system, plan, folders[system.name], batch=batch, on_progress=say)
-        treatments = {
-            "codec": codec_treatment(musiclm),
-            "noise at 0 dB": noise_treatment(0.0, seed),
-        }
-        judging = open_judges(musiclm, judges, musiclm.runtime, treatments)
         scores = evaluate_systems(
             plan,
             opened,
@@ -105,11 +102,7 @@ def reproduce(  # noqa: PLR0913  (each is an option of the command)
         )
         information = _token_study(musiclm, plan, folders, output, num_study, batch, say)
     memorization, reason = _memorization(model, tokens, num_examples, device)
-    captions = {f"{number:04d}": clip.prompt for number, clip in enumerate(plan.asked)}
-    real = output / "clips" / "real"
-    _write_real(plan, opened, real)
-    study = study_of_folders({**folders, "real": real}, captions, reference="real", seed=seed)
-    study.write(output / "study")
+    _write_study(plan, opened, folders, output)
     result = Reproduction(
         musiclm.config.name,
         musiclm.sha256,
@@ -193,8 +186,13 @@ def _reader(plan: EvaluationPlan, folder: Path) -> Callable[[], Iterator[Wavefor
     return lambda: read_folder(plan, folder)
 
 
-def _write_real(plan: EvaluationPlan, corpus: Corpus, folder: Path) -> None:
-    """The audio that the captions describe, for the listening study."""
+def _write_study(
+    plan: EvaluationPlan, corpus: Corpus, folders: Mapping[str, Path], output: Path
+) -> None:
+    """A listening study of all systems and the real audio; one that is there keeps its answers."""
+    if (output / "study" / STUDY_NAME).is_file():
+        return
+    folder = output / "clips" / "real"
     clips = {clip.clip_id: clip for clip in corpus.clips}
     for number, asked in enumerate(plan.asked):
         path = plan.clip_path(folder, number)
@@ -204,6 +202,11 @@ def _write_real(plan: EvaluationPlan, corpus: Corpus, folder: Path) -> None:
                 start_seconds=asked.start_seconds,
                 duration_seconds=plan.clip_seconds,
             ).write(path)
+    captions = {f"{number:04d}": clip.prompt for number, clip in enumerate(plan.asked)}
+    study = study_of_folders(
+        {**folders, "real": folder}, captions, reference="real", seed=plan.seed
+    )
+    study.write(output / "study")
 
 
 def _slug(name: str) -> str:

@@ -32,15 +32,16 @@ class FadEstimate:
 
     Attributes:
         fad: Over all windows.
-        fad_infinity: The intercept; may be below 0 by the noise of the fit.
+        fad_infinity: The intercept; may be below 0 by the noise of the fit. None with too few
+            windows to fit a line.
         fit_r2: Share of the variance between subsets that the line explains.
         num_windows: Windows of the generated side.
         num_reference_windows: Windows of the reference side.
     """
 
     fad: float
-    fad_infinity: float
-    fit_r2: float
+    fad_infinity: float | None
+    fit_r2: float | None
     num_windows: int
     num_reference_windows: int
 
@@ -75,7 +76,7 @@ def extrapolated_fad(
     smallest = max(dim + 2, num_windows // 3)
     sizes = np.unique(np.round(1 / np.linspace(1 / smallest, 1 / num_windows, num_sizes)))
     if smallest >= num_windows or sizes.size < 3:
-        return FadEstimate(fad, float("nan"), float("nan"), num_windows, reference.num_frames)
+        return FadEstimate(fad, None, None, num_windows, reference.num_frames)
     values = [
         frechet_distance(
             GaussianStatistics.fit(

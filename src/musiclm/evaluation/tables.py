@@ -1,6 +1,5 @@
 """Reports in words: the rows of Table 1, adherence, memorization and findings as grids."""
 
-import math
 from collections.abc import Sequence
 
 from musiclm.evaluation.distances import Interval
@@ -122,5 +121,5 @@ def _share(interval: Interval) -> str:
     return f"{interval.mean:.1%} [{interval.low:.1%}, {interval.high:.1%}]"
 
 
-def _number(value: float) -> str:
-    return "-" if math.isnan(value) else f"{value:.4g}"
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"
