@@ -10,6 +10,7 @@ import tyro
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from musiclm.cli.streaming import check_stream_output, closing, write_stream
 from musiclm.core.errors import PromptError
 from musiclm.evaluation.transcription import Transcriber
 from musiclm.generation.candidates import Similarity, ranked, similarity
@@ -36,6 +37,7 @@ def generate(  # noqa: PLR0913  (each is an option of the command)
     batch: int = 1,
     candidates: int = 1,
     temperature: float = 1.0,
+    stream: bool = False,
     melody: Path | None = None,
     story: Path | None = None,
     blend: float = 0.0,
@@ -60,6 +62,8 @@ def generate(  # noqa: PLR0913  (each is an option of the command)
         candidates: Make so many pieces with seeds that count up, say how well MuLan hears the
             prompt in each, and keep the best.
         temperature: Multiplies the temperatures of all stages; lower is safer, higher is wilder.
+        stream: Write the audio while the rest is still being made, to a .wav file or, with
+            --output -, to a pipe; says when the first sound was there.
         melody: An audio file with a tune to follow: hummed, sung, whistled or played.
         story: A text file of timed prompts, one a line, such as "0:15 drums enter".
         blend: Seconds in which the style moves from one section of a story to the next.
@@ -90,13 +94,23 @@ def generate(  # noqa: PLR0913  (each is an option of the command)
         settings = _settings(duration, temperature, request)
         prompt = _checked_prompt(prompt, request)
     seeds = _seeds(seed, batch, candidates)
-    paths = _paths(output, batch)
+    if stream:
+        _check_stream(output, num_pieces=len(seeds), wants_more=midi or tokens is not None)
+    paths = [output] if stream else _paths(output, batch)
     transcriber = Transcriber() if midi else None
     console = Console(stderr=True)
     musiclm = MusicLM.from_pretrained(model, device=device)
     if record is not None:
         record.check_model(musiclm.sha256)
     started = time.perf_counter()
+    if stream:
+        music = musiclm.stream(prompt, seed=seed, settings=settings, request=request)
+        with closing(music):
+            first_sound = write_stream(music, output, started)
+        music_seconds = music.num_samples / music.sample_rate_hz
+        _say_speed(console, output, music_seconds, time.perf_counter() - started)
+        console.print(f"first sound after {first_sound:.2f} s", soft_wrap=True)
+        return
     with _progress_bar(console) as report:
         pieces = musiclm.generate_batch(
             [prompt] * len(seeds), seeds=seeds, settings=settings, request=request, progress=report
@@ -111,7 +125,8 @@ def generate(  # noqa: PLR0913  (each is an option of the command)
             transcriber.transcribe(piece.waveform).write(path.with_suffix(".mid"))
     if tokens is not None:
         pieces[0].tokens.write(tokens)
-    _say_speed(console, output, pieces, seconds, len(seeds))
+    music_seconds = pieces[0].waveform.duration_seconds * len(seeds)
+    _say_speed(console, output, music_seconds, seconds)
 
 
 def _settings(
@@ -191,12 +206,15 @@ def _progress_bar(console: Console) -> Generator[Callable[[str, float], None], N
         yield report
 
 
-def _say_speed(
-    console: Console, output: Path, pieces: list[Generation], seconds: float, num_made: int
-) -> None:
-    music_seconds = sum(piece.waveform.duration_seconds for piece in pieces)
-    if len(pieces) < num_made:
-        music_seconds *= num_made
+def _check_stream(output: Path, *, num_pieces: int, wants_more: bool) -> None:
+    if num_pieces > 1:
+        raise PromptError("A stream is one piece: leave --batch and --candidates out.")
+    if wants_more:
+        raise PromptError("A stream writes audio only: leave --tokens and --midi out.")
+    check_stream_output(output)
+
+
+def _say_speed(console: Console, output: Path, music_seconds: float, seconds: float) -> None:
     factor = seconds / music_seconds
     console.print(
         f"{output}: {music_seconds:.1f} s of music in {seconds:.1f} s "

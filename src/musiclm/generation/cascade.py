@@ -1,9 +1,9 @@
 """The cascade: conditioning ► semantic ► coarse ► fine tokens, window by window."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 
 import torch
 from jaxtyping import Int
@@ -11,12 +11,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from musiclm.core.runtime import RandomStreams, one_thread
+from musiclm.generation.ahead import ahead
 from musiclm.generation.material import Material
 from musiclm.generation.prompt import GenerationSettings
+from musiclm.generation.tracks import Track
 from musiclm.generation.windows import sliding_windows
-from musiclm.stages.decoder import Decoder, make_decoder
+from musiclm.stages.decoder import Decoder, TorchDecoder, make_decoder
 from musiclm.stages.decoding import SamplingConfig
-from musiclm.stages.language_model import StageModel
+from musiclm.stages.language_model import Codes, StageModel
 
 ProgressReport = Callable[[str, float], None]
 _MAX_FINE_ROWS = 32
@@ -26,6 +28,19 @@ _SMALL_BATCH = 4
 def no_report(stage: str, fraction: float) -> None:
     """A progress report that says nothing."""
     del stage, fraction
+
+
+@dataclass(frozen=True)
+class TokenStream:
+    """Codes of a batch that are made while they are asked for.
+
+    Attributes:
+        semantic: The semantic codes; whole when `acoustic` has ended.
+        acoustic: All levels of the acoustic codes, [batch, quantizers, frames] at a time.
+    """
+
+    semantic: Track
+    acoustic: Iterator[Codes]
 
 
 class Cascade:
@@ -78,6 +93,11 @@ class Cascade:
         """Whether the semantic stage has a segment of that name before its target."""
         return any(segment.name == name for segment in self.semantic.layout.prefixes)
 
+    @property
+    def decoding(self) -> str:
+        """What runs the stages' loops, in words."""
+        return "; ".join(dict.fromkeys(made.description for made in self.decoders.values()))
+
     def generate(
         self,
         material: Material,
@@ -99,98 +119,177 @@ class Cascade:
             progress: Told of each stage's progress.
         """
         with one_thread() if len(streams) <= _SMALL_BATCH else nullcontext():
-            return self._all_stages(material, duration_seconds, settings, streams, progress)
+            tokens = self.stream(
+                material,
+                duration_seconds,
+                settings,
+                streams,
+                fine_windows=max(1, _MAX_FINE_ROWS // len(streams)),
+                progress=progress,
+            )
+            acoustic = torch.cat(list(tokens.acoustic), dim=2)
+            return tokens.semantic.upto(tokens.semantic.num_frames), acoustic
 
-    def _all_stages(
+    def stream(
         self,
         material: Material,
         duration_seconds: float,
         settings: GenerationSettings,
         streams: Sequence[RandomStreams],
-        progress: ProgressReport,
-    ) -> tuple[Tensor, Tensor]:
-        num_frames = max(1, -int(-duration_seconds * self.semantic_rate_hz // 1))
-        semantic = self._slide(self.semantic, material, num_frames, settings, streams, progress)
-        given = replace(material, frames={**material.frames, "semantic": semantic})
-        num_coarse_frames = num_frames * self.frames_per_semantic
-        coarse = self._slide(self.coarse, given, num_coarse_frames, settings, streams, progress)
+        *,
+        fine_windows: int = 1,
+        progress: ProgressReport = no_report,
+    ) -> TokenStream:
+        """The same codes as `generate`, handed out while later ones are still to be made.
+
+        Args:
+            material: As in `generate`.
+            duration_seconds: As in `generate`.
+            settings: As in `generate`.
+            streams: As in `generate`.
+            fine_windows: Windows of the fine stage that are made together and handed out.
+            progress: As in `generate`.
+        """
+        rate = self.semantic.layout.target.spec.frame_rate_hz
+        num_frames = max(1, -int(-duration_seconds * rate // 1))
+        made = partial(self._track, material, settings, streams, progress)
+        semantic = made(self.semantic, num_frames, None)
+        scale = self.coarse.layout.target.spec.frame_rate_hz // rate
+        coarse = made(self.coarse, num_frames * scale, semantic)
         known = material.known.get("fine")
-        num_known = 0 if known is None else known.shape[2]
-        fine = self._fine(coarse[:, :, num_known:], settings, streams, progress)
-        if known is not None:
-            fine = torch.cat([known[:, :, : coarse.shape[2]], fine], dim=2)
-        return semantic, torch.cat([coarse, fine], dim=1)
+        acoustic = self._acoustic(coarse, known, settings, streams, fine_windows, progress)
+        return TokenStream(semantic, acoustic)
+
+    def _track(  # noqa: PLR0913  (everything that decides a stage's codes)
+        self,
+        material: Material,
+        settings: GenerationSettings,
+        streams: Sequence[RandomStreams],
+        progress: ProgressReport,
+        model: StageModel,
+        num_frames: int,
+        semantic: Track | None,
+    ) -> Track:
+        """Codes of the semantic stage, or of the coarse one, which reads the semantic track."""
+        name, spec = model.layout.name, model.layout.target.spec
+        known = material.known.get(name)
+        if known is None:
+            known = torch.empty(len(streams), spec.num_quantizers, 0, dtype=torch.long)
+        track = Track(known, num_frames)
+        own = Track(known, num_frames)
+        blocks = self._slide(model, own, material, settings, streams, semantic)
+        if semantic is not None and self._runs_ahead(len(streams)):
+            blocks = ahead(blocks)
+
+        def reported() -> Iterator[Codes]:
+            num_done = track.num_known
+            for block in blocks:
+                num_done += block.shape[2]
+                progress(name, num_done / num_frames)
+                yield block
+
+        return track.made_by(reported())
 
     def _slide(
         self,
         model: StageModel,
+        track: Track,
         material: Material,
-        num_frames: int,
         settings: GenerationSettings,
         streams: Sequence[RandomStreams],
-        progress: ProgressReport,
-    ) -> Tensor:
-        """Target codes of one stage, by windows that begin with the end of the one before."""
-        name, spec = model.layout.name, model.layout.target.spec
+        semantic: Track | None,
+    ) -> Iterator[Codes]:
+        """New codes of one stage, by windows that begin with the end of the one before.
+
+        They are written to `track` too, which nobody else reads: this may run in a thread of its
+        own, ahead of whoever takes them.
+        """
+        name, rate = model.layout.name, model.layout.target.spec.frame_rate_hz
         # Half a window, in whole semantic frames so that both rates cut at the same instant.
-        grid = spec.frame_rate_hz // self.semantic_rate_hz
-        window = int(model.config.window_seconds * spec.frame_rate_hz) // (2 * grid) * (2 * grid)
+        semantic_rate = self.semantic.layout.target.spec.frame_rate_hz
+        grid = rate // semantic_rate
+        window = int(model.config.window_seconds * rate) // (2 * grid) * (2 * grid)
         sampling = SamplingConfig(
             temperature=getattr(settings.temperatures, name), guidance=settings.guidance
         )
-        done = material.known.get(name)
-        if done is None:
-            done = torch.empty(len(streams), spec.num_quantizers, 0, dtype=torch.long)
-        done = done[:, :, :num_frames]
-        changes = [frame * grid for frame in material.changes(self.semantic_rate_hz)]
-        pieces = sliding_windows(num_frames, window, window // 2, done.shape[2], changes)
+        changes = [frame * grid for frame in material.changes(semantic_rate)]
+        pieces = sliding_windows(track.num_frames, window, window // 2, track.num_known, changes)
         for number, piece in enumerate(pieces):
-            cut = material.cut(model.layout, piece.start, piece.stop, done.shape[2])
-            known = done[:, :, piece.start : piece.start + piece.num_known]
-            new: list[Tensor] = []
-            num_done = done.shape[2]
+            if semantic is not None:
+                codes = semantic.upto(-(-piece.stop // grid))
+                material = replace(material, frames={**material.frames, "semantic": codes})
+            first_new = piece.start + piece.num_known
+            known = track.upto(first_new)[:, :, piece.start :]
             for block in self.decoders[name].blocks(
-                cut,
+                material.cut(model.layout, piece.start, piece.stop, first_new),
                 piece.stop - piece.start,
                 sampling=sampling,
                 generators=[stream.generator(name, number) for stream in streams],
                 known_target=known if piece.num_known else None,
             ):
-                new.append(block.cpu())
-                num_done += block.shape[2]
-                progress(name, num_done / num_frames)
-            done = torch.cat([done, *new], dim=2)
-        return done
+                track.append(block)
+                yield block
+
+    def _acoustic(
+        self,
+        coarse: Track,
+        known: Codes | None,
+        settings: GenerationSettings,
+        streams: Sequence[RandomStreams],
+        fine_windows: int,
+        progress: ProgressReport,
+    ) -> Iterator[Codes]:
+        """All levels: coarse codes with their fine ones, some windows at a time."""
+        first = 0
+        if known is not None:
+            first = min(known.shape[2], coarse.num_frames)
+            yield torch.cat([coarse.upto(first), known[:, :, :first].cpu()], dim=1)
+        spec = self.fine.layout.target.spec
+        window = int(self.fine.config.window_seconds * spec.frame_rate_hz)
+        window = max(1, min(window, coarse.num_frames - first))
+        starts = range(first, coarse.num_frames, window * fine_windows)
+        for index, start in enumerate(starts):
+            stop = min(start + window * fine_windows, coarse.num_frames)
+            codes = coarse.upto(stop)[:, :, start:stop]
+            fine = self._fine(codes, window, index * fine_windows, settings, streams)
+            progress("fine", stop / coarse.num_frames)
+            yield torch.cat([codes, fine], dim=1)
 
     def _fine(
         self,
         coarse: Tensor,
+        window: int,
+        first_number: int,
         settings: GenerationSettings,
         streams: Sequence[RandomStreams],
-        progress: ProgressReport,
     ) -> Tensor:
         """Fine codes: windows side by side, all in one batch (AudioLM, Section III-C)."""
-        spec = self.fine.layout.target.spec
         num_frames = coarse.shape[2]
-        if not num_frames:
-            return coarse.new_empty(len(coarse), spec.num_quantizers, 0)
-        window = min(int(self.fine.config.window_seconds * spec.frame_rate_hz), num_frames)
         num_windows = -(-num_frames // window)
         padded = functional.pad(
             coarse.float(), (0, num_windows * window - num_frames), mode="replicate"
         ).long()
         rows = padded.unflatten(2, (num_windows, window)).transpose(1, 2).flatten(0, 1)
         generators = [
-            stream.generator("fine", number) for stream in streams for number in range(num_windows)
+            stream.generator("fine", first_number + number)
+            for stream in streams
+            for number in range(num_windows)
         ]
-        sampling = SamplingConfig(temperature=settings.temperatures.fine)
-        made: list[Tensor] = []
-        for start in range(0, len(rows), _MAX_FINE_ROWS):
-            part = slice(start, start + _MAX_FINE_ROWS)
-            blocks = self.decoders[self.fine.layout.name].blocks(
-                {"coarse": rows[part]}, window, sampling=sampling, generators=generators[part]
-            )
-            made.append(torch.cat([block.cpu() for block in blocks], dim=2))
-            progress("fine", min(1.0, (start + _MAX_FINE_ROWS) / len(rows)))
-        fine = torch.cat(made).unflatten(0, (len(streams), num_windows))
+        blocks = self.decoders[self.fine.layout.name].blocks(
+            {"coarse": rows},
+            window,
+            sampling=SamplingConfig(temperature=settings.temperatures.fine),
+            generators=generators,
+        )
+        fine = torch.cat([block.cpu() for block in blocks], dim=2)
+        fine = fine.unflatten(0, (len(streams), num_windows))
         return fine.transpose(1, 2).flatten(2, 3)[:, :, :num_frames]
+
+    def _runs_ahead(self, batch_size: int) -> bool:
+        """Whether a second thread makes coarse codes while this one goes on with those made.
+
+        Not with several samples: their threads share the samples instead. Not with the PyTorch
+        loop: two of them hold one another up.
+        """
+        decoder = self.decoders[self.coarse.layout.name]
+        return batch_size == 1 and self._num_threads > 1 and not isinstance(decoder, TorchDecoder)

@@ -22,7 +22,8 @@ from musiclm.core.runtime import RandomStreams, Runtime
 from musiclm.generation.bundle import BundleConfig, bundle_sha256, find_bundle, read_bundle_config
 from musiclm.generation.cascade import Cascade, ProgressReport, no_report
 from musiclm.generation.gathering import gather
-from musiclm.generation.material import concatenated
+from musiclm.generation.material import Material, concatenated
+from musiclm.generation.player import Player
 from musiclm.generation.prompt import (
     GenerationSettings,
     checked_duration,
@@ -31,6 +32,7 @@ from musiclm.generation.prompt import (
 )
 from musiclm.generation.record import GenerationRecord
 from musiclm.generation.request import GenerationRequest, make_request
+from musiclm.generation.stream import MusicStream
 from musiclm.generation.token_file import TokenSet
 from musiclm.semantic.tokenizer import SemanticTokenizer
 from musiclm.stages.language_model import StageConfig, StageModel
@@ -50,6 +52,7 @@ class Generation:
     model_sha256: str
     device: str
     request: GenerationRequest = field(default_factory=GenerationRequest)
+    decoding: str = ""
 
     def write(self, path: Path | str, *, similarity: float | None = None) -> None:
         """Writes the audio and, beside it, `NAME.json` with all that is needed to make it again.
@@ -70,6 +73,7 @@ class Generation:
             device=self.device,
             unknown_words=self.unknown_words,
             request=self.request,
+            decoding=self.decoding,
             similarity=similarity,
         )
         record.write(path.with_suffix(".json"))
@@ -128,13 +132,12 @@ class MusicLM:
         Raises:
             PromptError: The model has none.
         """
-        path = self.folder / self.config.parts.get("melody", "melody.safetensors")
-        if not path.is_file():
+        if "melody" not in self.config.parts:
             raise PromptError(
-                f"This model follows no melodies: {self.folder} has no {path.name}. Use a model "
-                "that does, or leave the melody out."
+                f"This model follows no melodies: {self.folder} has no melody.safetensors. Use a "
+                "model that does, or leave the melody out."
             )
-        return MelodyTokenizer.load(path).to(self.runtime.device)
+        return MelodyTokenizer.load(self._path("melody")).to(self.runtime.device)
 
     @property
     def mulan(self) -> MuLan:
@@ -208,6 +211,86 @@ class MusicLM:
         """
         settings = settings or GenerationSettings()
         request = request or GenerationRequest()
+        asked = self._checked(prompts, seeds, settings, request)
+        semantic, acoustic = self.stages.generate(
+            asked.material, asked.duration_seconds, settings, asked.streams, progress=progress
+        )
+        pieces: list[Generation] = []
+        for index, text in enumerate(asked.texts):
+            tokens = TokenSet(
+                asked.material.spans[0].codes[index, :, 0].cpu(),
+                semantic[index, 0].cpu(),
+                acoustic[index].cpu(),
+                self._num_samples(asked),
+            )
+            pieces.append(
+                Generation(
+                    waveform=self.decode(tokens),
+                    tokens=tokens,
+                    prompt=text,
+                    seed=asked.streams[index].seed,
+                    settings=settings,
+                    unknown_words=asked.unknown_words[index],
+                    model_name=self.config.name,
+                    model_sha256=self.sha256,
+                    device=self.runtime.device.type,
+                    request=request,
+                    decoding=self.stages.decoding,
+                )
+            )
+            progress("codec", (index + 1) / len(asked.texts))
+        return pieces
+
+    def stream(
+        self,
+        prompt: str = "",
+        *,
+        seed: int = 0,
+        settings: GenerationSettings | None = None,
+        request: GenerationRequest | None = None,
+        progress: ProgressReport = no_report,
+    ) -> MusicStream:
+        """The audio of `generate`, in pieces that come while later ones are still to be made.
+
+        Args:
+            prompt: As in `generate`.
+            seed: As in `generate`.
+            settings: Duration, temperatures and the like.
+            request: As in `generate`.
+            progress: As in `generate`.
+
+        Raises:
+            PromptError: The prompt, duration, seed or request makes no sense.
+            AudioError: A file of the request cannot be read.
+        """
+        settings = settings or GenerationSettings()
+        request = request or GenerationRequest()
+        asked = self._checked([prompt], [seed], settings, request)
+        tokens = self.stages.stream(
+            asked.material, asked.duration_seconds, settings, asked.streams, progress=progress
+        )
+        record = GenerationRecord(
+            prompt=asked.texts[0],
+            seed=seed,
+            settings=settings,
+            model_name=self.config.name,
+            model_sha256=self.sha256,
+            audio_sha256="",
+            device=self.runtime.device.type,
+            unknown_words=asked.unknown_words[0],
+            request=request,
+            decoding=self.stages.decoding,
+        )
+        return MusicStream(tokens, self.codec, self._num_samples(asked), record, progress)
+
+    def _checked(
+        self,
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        settings: GenerationSettings,
+        request: GenerationRequest,
+    ) -> "_Asked":
+        """Refuses what makes no sense and reads what the request names."""
         if not prompts or len(prompts) != len(seeds):
             raise PromptError(f"{len(prompts)} prompts and {len(seeds)} seeds; give one seed each.")
         texts = [checked_text(prompt) if prompt or request.needs_text else "" for prompt in prompts]
@@ -219,34 +302,10 @@ class MusicLM:
         gathered = {text: gather(self, text, request, seconds) for text in dict.fromkeys(texts)}
         seconds = next(iter(gathered.values())).duration_seconds
         material = concatenated([gathered[text].material for text in texts])
-        semantic, acoustic = self.stages.generate(
-            material, seconds, settings, streams, progress=progress
-        )
-        num_samples = max(1, round(seconds * self.codec.sample_rate_hz))
-        pieces: list[Generation] = []
-        for index, (text, seed) in enumerate(zip(texts, seeds, strict=True)):
-            tokens = TokenSet(
-                material.spans[0].codes[index, :, 0].cpu(),
-                semantic[index, 0].cpu(),
-                acoustic[index].cpu(),
-                num_samples,
-            )
-            pieces.append(
-                Generation(
-                    waveform=self.decode(tokens),
-                    tokens=tokens,
-                    prompt=text,
-                    seed=seed,
-                    settings=settings,
-                    unknown_words=unknown[index],
-                    model_name=self.config.name,
-                    model_sha256=self.sha256,
-                    device=self.runtime.device.type,
-                    request=request,
-                )
-            )
-            progress("codec", (index + 1) / len(texts))
-        return pieces
+        return _Asked(texts, streams, unknown, material, seconds)
+
+    def _num_samples(self, asked: "_Asked") -> int:
+        return max(1, round(asked.duration_seconds * self.codec.sample_rate_hz))
 
     def _unknown_words(self, text: str, request: GenerationRequest) -> tuple[str, ...]:
         """Words of the prompt and of the request's texts that the text tower does not know."""
@@ -271,12 +330,12 @@ class MusicLM:
             samples.shape[1],
         )
 
-    @torch.inference_mode()
     def decode(self, tokens: TokenSet, *, num_levels: int | None = None) -> Waveform:
         """Audio of acoustic tokens; `num_levels` takes only the first levels of the codec."""
         codes: Int[Tensor, "quantizers frames"] = tokens.acoustic[:num_levels]
-        samples = self.codec.decode(codes[None].to(self.runtime.device))[0, : tokens.num_samples]
-        return Waveform(samples.float().cpu(), self.codec.sample_rate_hz).peak_normalised()
+        player = Player(self.codec, tokens.num_samples)
+        samples = torch.cat([player.push(codes), player.flush()])
+        return Waveform(samples, self.codec.sample_rate_hz)
 
     def _samples(self, waveform: Waveform, sample_rate_hz: int) -> Tensor:
         return waveform.resampled(sample_rate_hz).samples[None].to(self.runtime.device)
@@ -291,10 +350,21 @@ class MusicLM:
         return model.to(self.runtime.device).prepare_for_decoding()
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """A checked request of one or more pieces; one text, stream and word list a piece."""
+
+    texts: list[str]
+    streams: list[RandomStreams]
+    unknown_words: list[tuple[str, ...]]
+    material: Material
+    duration_seconds: float
+
+
 def _warn_of_unknown(unknown: Sequence[tuple[str, ...]]) -> None:
     words = list(dict.fromkeys(word for group in unknown for word in group))
     if words:
         shown = ", ".join(words[:8]) + (" ..." if len(words) > 8 else "")
         warnings.warn(
-            f"The model does not know these words and leaves them out: {shown}", stacklevel=3
+            f"The model does not know these words and leaves them out: {shown}", stacklevel=4
         )

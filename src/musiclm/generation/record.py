@@ -33,6 +33,8 @@ class GenerationRecord(Config):
     """Words of the prompt that the text tower does not know."""
     request: GenerationRequest = GenerationRequest()
     """Story, mix, melody, and what is continued or kept."""
+    decoding: str = ""
+    """What ran the stages' loops, and why if it was not the fastest; rounding depends on it."""
     similarity: float | None = None
     """MuLan's cosine of the piece and what was asked for, when it was one of several candidates."""
 
