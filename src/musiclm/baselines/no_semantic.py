@@ -50,7 +50,6 @@ class NoSemanticStage:
         parts = f"{musiclm.sha256}/{sha256_of_file(coarse_only)}"
         self.identity = hashlib.sha256(parts.encode()).hexdigest()
 
-    @torch.inference_mode()
     def generate(
         self, prompts: Sequence[str], seeds: Sequence[int], duration_seconds: float
     ) -> list[Waveform]:

@@ -23,7 +23,6 @@ class ResampledAcoustic:
         self._musiclm = musiclm
         self.identity = musiclm.sha256
 
-    @torch.inference_mode()
     def generate(
         self, prompts: Sequence[str], seeds: Sequence[int], duration_seconds: float
     ) -> list[Waveform]:
