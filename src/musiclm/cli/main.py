@@ -71,6 +71,7 @@ VERBS: dict[str, tuple[str, dict[str, str], str]] = {
         {"create": "create_study", "serve": "serve_study", "results": "study_results"},
         "a blind listening study: make it, serve its page, see what it shows",
     ),
+    "bench": ("musiclm.cli.bench", {"": "bench"}, "how fast this model and its peers are here"),
     "doctor": ("musiclm.cli.doctor", {"": "doctor"}, "what a recipe builds, and what is installed"),
 }
 
