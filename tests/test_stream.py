@@ -66,6 +66,13 @@ def test_streamed_tokens_are_those_of_the_whole(cascade, num_known, num_threads)
     assert torch.equal(tokens.semantic.upto(tokens.semantic.num_frames), semantic)
 
 
+def test_a_caller_in_inference_mode_may_stream_from_a_second_thread(cascade):
+    with torch.inference_mode():
+        tokens = make_cascade(2).stream(material(60), SECONDS, SETTINGS, STREAMS)
+        streamed = torch.cat(list(tokens.acoustic), dim=2)
+    assert torch.equal(streamed, cascade.generate(material(60), SECONDS, SETTINGS, STREAMS)[1])
+
+
 def test_nothing_is_made_before_it_is_asked_for(cascade):
     tokens = cascade.stream(material(), 30.0, SETTINGS, STREAMS)
     assert tokens.semantic.num_made == 0

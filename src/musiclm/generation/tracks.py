@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+import torch
 from jaxtyping import Int
 from torch import Tensor
 
@@ -21,7 +22,8 @@ class Track:
         self.num_frames = num_frames
         self.num_known = known.shape[2]
         self.num_made = self.num_known
-        self._codes = known.new_zeros(known.shape[0], known.shape[1], num_frames)
+        with torch.inference_mode(mode=False):  # a thread without that mode may write to it
+            self._codes = torch.zeros(known.shape[0], known.shape[1], num_frames, dtype=torch.long)
         self._codes[:, :, : self.num_known] = known
         self._blocks: Iterator[Codes] = iter(())
 
