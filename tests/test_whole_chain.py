@@ -12,6 +12,7 @@ from musiclm.codec.soundstream import SoundStream, SoundStreamConfig
 from musiclm.core.errors import CheckpointError, PromptError
 from musiclm.core.pretrained import load_weights, read_config_json
 from musiclm.core.runtime import Runtime
+from musiclm.generation.bundle import read_bundle_config, write_bundle_config
 from musiclm.generation.musiclm import MusicLM
 from musiclm.generation.prompt import GenerationSettings
 from musiclm.generation.token_file import TokenSet
@@ -64,6 +65,27 @@ def test_a_batch_equals_its_singles(model):
     for piece in batch:
         single = model.generate(piece.prompt, seed=piece.seed, settings=settings)
         assert torch.equal(single.tokens.acoustic, piece.tokens.acoustic)
+
+
+def test_the_models_own_guidance_is_taken_unless_another_is_asked_for(folder, tmp_path):
+    for part in folder.iterdir():
+        (tmp_path / part.name).write_bytes(part.read_bytes())
+    config = read_bundle_config(tmp_path)
+    write_bundle_config(tmp_path, config.model_copy(update={"guidance": 4.0}))
+    guided = MusicLM.from_pretrained(tmp_path, device="cpu")
+    plain = MusicLM.from_pretrained(folder, device="cpu")
+    pieces = {
+        (name, guidance): model.generate(
+            "solo flute", settings=GenerationSettings(duration_seconds=1.0, guidance=guidance)
+        )
+        for name, model in (("guided", guided), ("plain", plain))
+        for guidance in (None, 1.0, 4.0)
+    }
+    assert pieces["guided", None].settings.guidance == 4.0
+    assert pieces["plain", None].settings.guidance == 1.0
+    for name, own in (("guided", 4.0), ("plain", 1.0)):
+        acoustic = pieces[name, None].tokens.acoustic
+        assert torch.equal(acoustic, pieces["plain", own].tokens.acoustic)
 
 
 def test_pieces_longer_than_every_window_go_on(model):

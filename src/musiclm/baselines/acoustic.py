@@ -57,7 +57,9 @@ def coarse_codes(
     rates = [segment.spec.frame_rate_hz for segment in stage.layout.prefixes]
     grid = max((rate // slower for slower in rates if slower), default=1)
     half = max(1, int(stage.config.window_seconds * rate) // (2 * grid)) * grid
-    sampling = SamplingConfig(temperature=settings.temperatures.coarse, guidance=settings.guidance)
+    sampling = SamplingConfig(
+        temperature=settings.temperatures.coarse, guidance=settings.decided_guidance
+    )
     done: Tensor | None = None
     for number, start in enumerate(range(0, max(num_frames - half, 1), half)):
         stop = min(start + 2 * half, num_frames)

@@ -28,6 +28,9 @@ class BundleConfig(Config):
     """Of this file."""
     name: str
     """Name of the model, such as `mini`."""
+    guidance: float = Field(default=1.0, ge=0, le=20)
+    """What generations take that say nothing else; above 1 needs stages that were trained with
+    their conditioning left out at times."""
     parts: Mapping[str, str] = Field(default={name: f"{name}.safetensors" for name in PART_NAMES})
     """File of every part, relative to the folder."""
 

@@ -210,7 +210,7 @@ class Cascade:
         grid = rate // semantic_rate
         window = int(model.config.window_seconds * rate) // (2 * grid) * (2 * grid)
         sampling = SamplingConfig(
-            temperature=getattr(settings.temperatures, name), guidance=settings.guidance
+            temperature=getattr(settings.temperatures, name), guidance=settings.decided_guidance
         )
         changes = [frame * grid for frame in material.changes(semantic_rate)]
         pieces = sliding_windows(track.num_frames, window, window // 2, track.num_known, changes)

@@ -209,7 +209,7 @@ class MusicLM:
                 differ.
             AudioError: A file of the request cannot be read.
         """
-        settings = settings or GenerationSettings()
+        settings = self._decided(settings)
         request = request or GenerationRequest()
         asked = self._checked(prompts, seeds, settings, request)
         semantic, acoustic = self.stages.generate(
@@ -263,7 +263,7 @@ class MusicLM:
             PromptError: The prompt, duration, seed or request makes no sense.
             AudioError: A file of the request cannot be read.
         """
-        settings = settings or GenerationSettings()
+        settings = self._decided(settings)
         request = request or GenerationRequest()
         asked = self._checked([prompt], [seed], settings, request)
         tokens = self.stages.stream(
@@ -303,6 +303,13 @@ class MusicLM:
         seconds = next(iter(gathered.values())).duration_seconds
         material = concatenated([gathered[text].material for text in texts])
         return _Asked(texts, streams, unknown, material, seconds)
+
+    def _decided(self, settings: GenerationSettings | None) -> GenerationSettings:
+        """The settings with the model's own guidance where none is asked for."""
+        settings = settings or GenerationSettings()
+        if settings.guidance is not None:
+            return settings
+        return settings.model_copy(update={"guidance": self.config.guidance})
 
     def _num_samples(self, asked: "_Asked") -> int:
         return max(1, round(asked.duration_seconds * self.codec.sample_rate_hz))

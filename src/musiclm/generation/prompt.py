@@ -37,8 +37,14 @@ class GenerationSettings(Config):
     """Length of the piece."""
     temperatures: Temperatures = Temperatures()
     """Sampling temperature of each stage."""
-    guidance: float = Field(default=1.0, ge=0, le=20, allow_inf_nan=False)
-    """How far logits move from those without the prompt (0) to those with it (1) and beyond."""
+    guidance: float | None = Field(default=None, ge=0, le=20, allow_inf_nan=False)
+    """How far logits move from those without the prompt (0) to those with it (1) and beyond; by
+    default as far as the model's folder says."""
+
+    @property
+    def decided_guidance(self) -> float:
+        """The guidance, or 1 (none) where nobody has decided."""
+        return 1.0 if self.guidance is None else self.guidance
 
 
 def checked_text(text: str) -> str:

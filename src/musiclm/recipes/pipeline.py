@@ -55,7 +55,7 @@ def build_model(
     builder.tokens()
     for component, name in STAGE_OF.items():
         builder.stage(component, name)
-    write_bundle_config(output, BundleConfig(name=recipe.name))
+    write_bundle_config(output, BundleConfig(name=recipe.name, guidance=recipe.guidance))
     say(f"{output}: the model is whole")
 
 

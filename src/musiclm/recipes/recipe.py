@@ -139,6 +139,8 @@ class Recipe(Config):
     """`tiny`, `mini` or `paper`."""
     corpus_hours: float = Field(gt=0)
     """Rendered music that `musiclm build` prepares."""
+    guidance: float = Field(default=1.0, ge=0, le=20)
+    """What the model's generations take by default."""
     num_coarse: int = Field(default=4, gt=0)
     """Acoustic levels of the coarse stage; the fine stage makes the rest."""
     has_semantic_prefix: bool = True
