@@ -58,7 +58,7 @@ def coarse_codes(
     grid = max((rate // slower for slower in rates if slower), default=1)
     half = max(1, int(stage.config.window_seconds * rate) // (2 * grid)) * grid
     sampling = SamplingConfig(
-        temperature=settings.temperatures.coarse, guidance=settings.decided_guidance
+        temperature=settings.decided_temperatures.coarse, guidance=settings.decided_guidance
     )
     done: Tensor | None = None
     for number, start in enumerate(range(0, max(num_frames - half, 1), half)):
@@ -98,7 +98,7 @@ def fine_codes(
     padded = functional.pad(coarse.float(), (0, missing), mode="replicate").long()
     rows = padded.unflatten(2, (num_windows, window)).transpose(1, 2).flatten(0, 1)
     generators = [s.generator("fine", number) for s in streams for number in range(num_windows)]
-    sampling = SamplingConfig(temperature=settings.temperatures.fine)
+    sampling = SamplingConfig(temperature=settings.decided_temperatures.fine)
     made = [
         generate(
             stage,

@@ -51,13 +51,15 @@ def griffin_lim(  # noqa: PLR0913  (the transform, and how long)
     """
     draws = torch.rand(magnitudes.shape, generator=generator).to(magnitudes)
     phases = torch.polar(torch.ones_like(magnitudes), 2 * torch.pi * draws)
-    shape = {"n_fft": fft_size, "hop_length": hop_length, "win_length": len(window)}
     length = hop_length * (magnitudes.shape[1] - 1)
+    width = len(window)
     last = torch.zeros_like(phases)
     for _ in range(num_iterations):
-        samples = torch.istft(magnitudes * phases, **shape, window=window, length=length)
-        rebuilt = torch.stft(samples, **shape, window=window, return_complex=True)
+        samples = torch.istft(
+            magnitudes * phases, fft_size, hop_length, width, window, length=length
+        )
+        rebuilt = torch.stft(samples, fft_size, hop_length, width, window, return_complex=True)
         ahead = rebuilt - momentum / (1 + momentum) * last
         phases = ahead / ahead.abs().clamp(min=1e-12)
         last = rebuilt
-    return torch.istft(magnitudes * phases, **shape, window=window, length=length)
+    return torch.istft(magnitudes * phases, fft_size, hop_length, width, window, length=length)

@@ -7,6 +7,7 @@ second of it is training music: a ceiling for sound quality, and no composer at 
 
 import hashlib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -55,8 +56,8 @@ class RetrievalBaseline:
             " . ".join(caption.text for caption in clip.captions if not caption.is_held_out)
             for clip in self._clips
         ]
-        self._vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
-        self._index = self._vectorizer.fit_transform(texts)
+        self._vectorizer: Any = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
+        self._index: Any = self._vectorizer.fit_transform(texts)
         digest = hashlib.sha256(self._config.to_json().encode())
         for clip, text in zip(self._clips, texts, strict=True):
             digest.update(f"{clip.clip_id}\n{text}\n".encode())

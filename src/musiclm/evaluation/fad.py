@@ -77,7 +77,7 @@ def extrapolated_fad(
     sizes = np.unique(np.round(1 / np.linspace(1 / smallest, 1 / num_windows, num_sizes)))
     if smallest >= num_windows or sizes.size < 3:
         return FadEstimate(fad, None, None, num_windows, reference.num_frames)
-    values = [
+    distances = [
         frechet_distance(
             GaussianStatistics.fit(
                 generated[generator.choice(num_windows, int(size), replace=False)]
@@ -86,9 +86,10 @@ def extrapolated_fad(
         )
         for size in sizes
     ]
+    values = np.array(distances)
     slope, intercept = np.polyfit(1 / sizes, values, 1)
     residual = np.square(values - (intercept + slope / sizes)).sum()
-    spread = np.square(values - np.mean(values)).sum()
+    spread = np.square(values - values.mean()).sum()
     r2 = 1 - residual / spread if spread > 0 else 1.0
     return FadEstimate(fad, float(intercept), float(r2), num_windows, reference.num_frames)
 

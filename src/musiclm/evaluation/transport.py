@@ -49,6 +49,7 @@ def sinkhorn_costs(
     scale = torch.where(scale > 0, scale, torch.ones_like(scale))[:, None, None]
     log_left, log_right = left.log(), right.log()
     f, g = torch.zeros_like(left), torch.zeros_like(right)
+    plan = left[:, :, None] * right[:, None, :]
     steps = max(1, math.ceil(math.log2(_FIRST_EPSILON / epsilon))) + 1
     for regular in np.geomspace(_FIRST_EPSILON, epsilon, steps).tolist():
         reduced = (-costs / (regular * scale)).masked_fill(~is_used, -math.inf)

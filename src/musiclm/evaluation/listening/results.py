@@ -11,6 +11,7 @@ import itertools
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy.stats import wilcoxon
@@ -148,7 +149,8 @@ def _pair(
 ) -> PairResult:
     p_value = 1.0
     if len(preferences) > 1 and np.any(preferences):
-        p_value = float(wilcoxon(preferences, zero_method="pratt").pvalue)
+        test: Any = wilcoxon(preferences, zero_method="pratt")
+        p_value = float(test.pvalue)
     interval = bootstrap_mean(preferences, generator=generator) if len(preferences) > 1 else None
     return PairResult(
         first,

@@ -24,6 +24,10 @@ STUDY_NAME = "study.json"
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
 AB_ANSWERS = range(-2, 3)
 MUSHRA_ANSWERS = range(101)
+_QUESTIONS = {
+    "ab": "Which clip fits the text better? Please ignore how well it was recorded.",
+    "mushra": "How well does each clip fit the text? 0 is not at all, 100 is perfectly.",
+}
 
 
 class StudyItem(Config):
@@ -44,7 +48,7 @@ class Study(Config):
     """Of the file."""
     kind: Literal["ab", "mushra"] = "ab"
     """Two clips on a 5-point scale, or all of them from 0 to 100."""
-    question: str = "Which clip fits the text better? Please ignore how well it was recorded."
+    question: str = _QUESTIONS["ab"]
     """What listeners are asked."""
     items: tuple[StudyItem, ...] = Field(min_length=1)
     """What is compared."""
@@ -172,11 +176,8 @@ def study_of_folders(
         reference=reference,
         trials_per_listener=trials_per_listener,
         seed=seed,
-        **({"question": MUSHRA_QUESTION} if kind == "mushra" else {}),
+        question=_QUESTIONS[kind],
     )
-
-
-MUSHRA_QUESTION = "How well does each clip fit the text? 0 is not at all, 100 is perfectly."
 
 
 def checked_answer(study: Study, answer: object) -> tuple[int, ...]:
