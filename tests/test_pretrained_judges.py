@@ -6,9 +6,9 @@ from safetensors.torch import save_file
 
 from musiclm.audio.waveform import Waveform
 from musiclm.core.errors import CheckpointError
+from musiclm.evaluation.analysis import TextAudioModel
 from musiclm.evaluation.embedders import Embedder
 from musiclm.evaluation.pretrained_judges import TransformersJudge
-from musiclm.evaluation.analysis import TextAudioModel
 from musiclm.evaluation.vggish import VGGish
 
 

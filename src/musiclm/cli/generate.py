@@ -17,7 +17,6 @@ from musiclm.generation.candidates import Similarity, ranked, similarity
 from musiclm.generation.musiclm import Generation, MusicLM
 from musiclm.generation.prompt import (
     GenerationSettings,
-    Temperatures,
     checked_duration,
     checked_seed,
     checked_text,
@@ -146,7 +145,7 @@ def _settings(
         duration = story_duration(request.story) if request.story else _DEFAULT_SECONDS
     return GenerationSettings(
         duration_seconds=checked_duration(duration),
-        temperatures=Temperatures().scaled(temperature),
+        temperature_scale=temperature,
         guidance=guidance,
     )
 

@@ -14,6 +14,7 @@ from musiclm.core.config import Config
 from musiclm.core.errors import CheckpointError
 from musiclm.core.files import write_text_whole
 from musiclm.core.pretrained import sha256_of_file
+from musiclm.generation.prompt import Temperatures
 
 CONFIG_NAME = "config.json"
 BUNDLE_VERSION: Literal[1] = 1
@@ -31,6 +32,8 @@ class BundleConfig(Config):
     guidance: float = Field(default=1.0, ge=0, le=20)
     """What generations take that say nothing else; above 1 needs stages that were trained with
     their conditioning left out at times."""
+    temperatures: Temperatures = Temperatures()
+    """Likewise."""
     parts: Mapping[str, str] = Field(default={name: f"{name}.safetensors" for name in PART_NAMES})
     """File of every part, relative to the folder."""
 

@@ -210,7 +210,8 @@ class Cascade:
         grid = rate // semantic_rate
         window = int(model.config.window_seconds * rate) // (2 * grid) * (2 * grid)
         sampling = SamplingConfig(
-            temperature=getattr(settings.temperatures, name), guidance=settings.decided_guidance
+            temperature=getattr(settings.decided_temperatures, name),
+            guidance=settings.decided_guidance,
         )
         changes = [frame * grid for frame in material.changes(semantic_rate)]
         pieces = sliding_windows(track.num_frames, window, window // 2, track.num_known, changes)
@@ -278,7 +279,7 @@ class Cascade:
         blocks = self.decoders[self.fine.layout.name].blocks(
             {"coarse": rows},
             window,
-            sampling=SamplingConfig(temperature=settings.temperatures.fine),
+            sampling=SamplingConfig(temperature=settings.decided_temperatures.fine),
             generators=generators,
         )
         fine = torch.cat([block.cpu() for block in blocks], dim=2)

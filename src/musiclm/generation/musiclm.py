@@ -305,11 +305,15 @@ class MusicLM:
         return _Asked(texts, streams, unknown, material, seconds)
 
     def _decided(self, settings: GenerationSettings | None) -> GenerationSettings:
-        """The settings with the model's own guidance where none is asked for."""
+        """The settings with the model's own where nothing else is asked for."""
         settings = settings or GenerationSettings()
-        if settings.guidance is not None:
-            return settings
-        return settings.model_copy(update={"guidance": self.config.guidance})
+        guidance = self.config.guidance if settings.guidance is None else settings.guidance
+        temperatures = settings.temperatures or self.config.temperatures
+        return GenerationSettings(
+            duration_seconds=settings.duration_seconds,
+            temperatures=temperatures.scaled(settings.temperature_scale),
+            guidance=guidance,
+        )
 
     def _num_samples(self, asked: "_Asked") -> int:
         return max(1, round(asked.duration_seconds * self.codec.sample_rate_hz))

@@ -35,11 +35,18 @@ class GenerationSettings(Config):
 
     duration_seconds: float = 10.0
     """Length of the piece."""
-    temperatures: Temperatures = Temperatures()
-    """Sampling temperature of each stage."""
+    temperatures: Temperatures | None = None
+    """Sampling temperature of each stage; by default the model's own."""
+    temperature_scale: float = Field(default=1.0, ge=0, le=10)
+    """Multiplies them; lower is safer, higher is wilder."""
     guidance: float | None = Field(default=None, ge=0, le=20, allow_inf_nan=False)
     """How far logits move from those without the prompt (0) to those with it (1) and beyond; by
     default as far as the model's folder says."""
+
+    @property
+    def decided_temperatures(self) -> Temperatures:
+        """The scaled temperatures; the papers' where nobody has decided."""
+        return (self.temperatures or Temperatures()).scaled(self.temperature_scale)
 
     @property
     def decided_guidance(self) -> float:

@@ -11,6 +11,7 @@ from musiclm.data.clips import CropSourceConfig
 from musiclm.data.pairs import PairSourceConfig
 from musiclm.data.token_source import TokenCropConfig
 from musiclm.data.tokenize import TokenizeConfig
+from musiclm.generation.prompt import Temperatures
 from musiclm.layers.conformer import ConformerConfig
 from musiclm.layers.transformer import TransformerConfig
 from musiclm.quantization.residual import QuantizerConfig
@@ -40,6 +41,7 @@ def mini() -> Recipe:
         name="mini",
         corpus_hours=62.0,
         guidance=3.0,
+        temperatures=Temperatures(fine=1.0),
         codec=_codec(),
         semantic=_semantic(),
         mulan=_mulan(),

@@ -55,7 +55,7 @@ def build_model(
     builder.tokens()
     for component, name in STAGE_OF.items():
         builder.stage(component, name)
-    write_bundle_config(output, BundleConfig(name=recipe.name, guidance=recipe.guidance))
+    write_bundle_config(output, _bundle_config(recipe))
     say(f"{output}: the model is whole")
 
 
@@ -76,6 +76,12 @@ def load_corpus_models(folder: Path, runtime: Runtime) -> CorpusModels:
         embedder=mulan.to(runtime.device),
         embedding_dim=mulan.config.embedding_dim,
         weight_hashes={name: sha256_of_file(path) for name, path in paths.items()},
+    )
+
+
+def _bundle_config(recipe: Recipe) -> BundleConfig:
+    return BundleConfig(
+        name=recipe.name, guidance=recipe.guidance, temperatures=recipe.temperatures
     )
 
 

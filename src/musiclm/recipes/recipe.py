@@ -12,6 +12,7 @@ from musiclm.data.clips import CropSourceConfig
 from musiclm.data.pairs import PairSourceConfig
 from musiclm.data.token_source import TokenCropConfig
 from musiclm.data.tokenize import TokenizeConfig
+from musiclm.generation.prompt import Temperatures
 from musiclm.layers.transformer import TransformerConfig
 from musiclm.semantic.tokenizer import SemanticTokenizerConfig
 from musiclm.stages.language_model import StageConfig
@@ -141,6 +142,8 @@ class Recipe(Config):
     """Rendered music that `musiclm build` prepares."""
     guidance: float = Field(default=1.0, ge=0, le=20)
     """What the model's generations take by default."""
+    temperatures: Temperatures = Temperatures()
+    """Likewise."""
     num_coarse: int = Field(default=4, gt=0)
     """Acoustic levels of the coarse stage; the fine stage makes the rest."""
     has_semantic_prefix: bool = True
