@@ -110,7 +110,7 @@ def test_the_baseline_learns_its_words_and_makes_the_same_clip_again(diffusion, 
         DiffusionTaskConfig,
         SpectrogramDiffusionSystem,
     )
-    from musiclm.training.task import StepContext
+    from musiclm.training.task import Batch, StepContext
 
     config = small_config(diffusion)
     task = DiffusionTask(DiffusionTaskConfig(model=config, text_dropout=0.1))
@@ -120,10 +120,10 @@ def test_the_baseline_learns_its_words_and_makes_the_same_clip_again(diffusion, 
     batch = {"log_mel": images, "texts": ["deep bass", "bright flute"] * 4}
 
     class Source:
-        def batch(self, step, microbatch):
+        def batch(self, step: int, microbatch: int) -> Batch:
             return batch
 
-        def validation_batches(self):
+        def validation_batches(self) -> list[Batch]:
             return [batch]
 
     task.start(Source())

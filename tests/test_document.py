@@ -17,7 +17,7 @@ class Links(html.parser.HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         self.tags.append(tag)
-        self.sources += [value for name, value in attrs if name in ("src", "href")]
+        self.sources += [str(value) for name, value in attrs if name in ("src", "href")]
 
 
 def document() -> Document:

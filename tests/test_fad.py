@@ -16,10 +16,10 @@ def frechet_audio_distance_package(one: np.ndarray, other: np.ndarray) -> float:
     """The formula of the packages frechet-audio-distance and fadtk: `scipy.linalg.sqrtm`."""
     mu1, mu2 = one.mean(axis=0), other.mean(axis=0)
     sigma1, sigma2 = np.cov(one, rowvar=False), np.cov(other, rowvar=False)
-    covmean = scipy.linalg.sqrtm(sigma1.dot(sigma2).astype(complex))
-    assert np.allclose(np.diagonal(covmean).imag, 0, atol=1e-3)
+    covmean = np.asarray(scipy.linalg.sqrtm(sigma1.dot(sigma2)))
+    assert np.allclose(np.imag(np.diagonal(covmean)), 0, atol=1e-3)
     diff = mu1 - mu2
-    return float(diff @ diff + np.trace(sigma1) + np.trace(sigma2) - 2 * np.trace(covmean.real))
+    return float(diff @ diff + np.trace(sigma1) + np.trace(sigma2) - 2 * np.trace(np.real(covmean)))
 
 
 def embeddings(generator: np.random.Generator, frames: int, dim: int, decay: float) -> np.ndarray:

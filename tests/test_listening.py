@@ -9,6 +9,7 @@ import threading
 import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -42,7 +43,9 @@ def folders(tmp_path) -> dict[str, Path]:
     return {name: tmp_path / name for name in CONDITIONS}
 
 
-def make_study(folders: dict[str, Path], kind="ab", trials=6, reference="") -> Study:
+def make_study(
+    folders: dict[str, Path], kind: Literal["ab", "mushra"] = "ab", trials=6, reference=""
+) -> Study:
     captions = {f"{clip:04d}": f'tune {clip} with <b>"quotes"</b>' for clip in range(4)}
     return study_of_folders(
         folders, captions, kind=kind, reference=reference, trials_per_listener=trials, seed=1
