@@ -64,7 +64,11 @@ class NoSemanticStage:
             model.stages.fine,
             {"conditioning": conditioning},
             num_frames,
-            GenerationSettings(duration_seconds=duration_seconds),
+            GenerationSettings(
+                duration_seconds=duration_seconds,
+                temperatures=model.config.temperatures,
+                guidance=model.config.guidance,
+            ),
             [RandomStreams(seed) for seed in seeds],
         )
         nothing = torch.zeros(0, dtype=torch.long)

@@ -41,7 +41,7 @@ class ResampledAcoustic:
             model.stages.fine,
             segments,
             pieces[0].tokens.acoustic.shape[1],
-            settings,
+            pieces[0].settings,
             [RandomStreams(seed + _OTHER_SEED) for seed in seeds],
         )
         return [
