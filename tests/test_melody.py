@@ -1,5 +1,7 @@
 """Melodies: voices, the embedder's symmetries, tokens, a stage that reads them, measures."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -94,7 +96,8 @@ def test_the_front_end_turns_a_transposition_into_a_shift_and_measures_tuning():
 
     def tone(pitch):
         hz = 440 * 2 ** ((pitch - 69) / 12)
-        return sum(torch.sin(2 * torch.pi * n * hz * times) / n for n in range(1, 6))[None] * 0.1
+        partials = [torch.sin(2 * torch.pi * n * hz * times) / n for n in range(1, 6)]
+        return torch.stack(partials).sum(dim=0)[None] * 0.1
 
     low, high = front(tone(60.0)), front(tone(64.0))
     middle = slice(8, 17)
@@ -213,8 +216,10 @@ def test_tokens_are_fitted_saved_and_kept_beside_a_store(corpus, embedder, tmp_p
         def batch(self, step, microbatch):
             return {"clip_ids": ["m0", "none"], "start_seconds": torch.tensor([9.0, 0.0])}
 
+    source_of_crops: Any = Crops()
+
     spec = tokenizer.token_spec
-    crops = MelodyCropSource(Crops(), tmp_path / "store", spec, dropout=0.0, seed=0)
+    crops = MelodyCropSource(source_of_crops, tmp_path / "store", spec, dropout=0.0, seed=0)
     melody = crops.batch(0, 0)["melody"]
     assert melody.shape == (2, 2, 50)
     assert (melody[0, :, :25] < spec.codebook_size).all()
@@ -222,7 +227,7 @@ def test_tokens_are_fitted_saved_and_kept_beside_a_store(corpus, embedder, tmp_p
     assert (melody[1] == spec.codebook_size).all()
     other = spec.model_copy(update={"codebook_size": 8})
     with pytest.raises(DataError, match="other melody tokens"):
-        MelodyCropSource(Crops(), tmp_path / "store", other, dropout=0.0, seed=0)
+        MelodyCropSource(source_of_crops, tmp_path / "store", other, dropout=0.0, seed=0)
 
 
 def test_a_stage_that_learns_of_melodies_says_the_same_without_one():

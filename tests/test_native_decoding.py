@@ -7,7 +7,15 @@ import torch
 from musiclm.core.pretrained import load_weights, save_weights
 from musiclm.stages.decoder import TorchDecoder, make_decoder, why_not_compiled
 from musiclm.stages.decoding import SamplingConfig, generate
-from tests.support.stages import SIZE, STYLES, make_codes, make_config, make_layout, make_model
+from tests.support.stages import (
+    SIZE,
+    STYLES,
+    Positions,
+    make_codes,
+    make_config,
+    make_layout,
+    make_model,
+)
 
 pytest.importorskip("numba")
 from musiclm.stages.language_model import StageModel
@@ -24,7 +32,7 @@ def generators(*seeds):
     return [torch.Generator().manual_seed(seed) for seed in seeds]
 
 
-def make(stage, style, positions="rotary", batch_size=3):
+def make(stage, style, positions: Positions = "rotary", batch_size=3):
     layout = make_layout(stage, STYLES[style])
     codes = make_codes(layout, NUM_FRAMES, batch_size)
     return make_model(layout, positions), {part.name: codes[part.name] for part in layout.prefixes}

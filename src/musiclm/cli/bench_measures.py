@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 
 import torch
 
@@ -100,9 +101,7 @@ def codec_speeds(model: MusicLM, runs: int) -> list[Figure]:
 def peak_memory(model: MusicLM, duration_seconds: float) -> Figure:
     """The most memory a fresh process ever holds while it streams a piece."""
     name = f"peak memory, {duration_seconds:g} s"
-    try:
-        import resource  # noqa: F401  (not on Windows)
-    except ImportError:
+    if find_spec("resource") is None:  # Windows
         return Figure(name=name, unit="MiB", note="not measured on this system")
     text = _fresh_process(model, _PEAK_MEMORY, duration_seconds)
     kibibytes = int(text.split()[-1]) / (1024 if sys.platform == "darwin" else 1)

@@ -47,7 +47,8 @@ def _musicgen(device: torch.device, runs: int) -> list[Figure]:
     import transformers
 
     config = transformers.MusicgenDecoderConfig(is_decoder=True, add_cross_attention=True)
-    model: Any = transformers.MusicgenForCausalLM(config).eval().to(device)
+    model: Any = transformers.MusicgenForCausalLM(config).eval()
+    model.to(device)
     figures: list[Figure] = []
     for precision, dtype in _DTYPES:
         model.to(dtype)
@@ -99,11 +100,12 @@ class _DiffusionBlock(nn.Module):
         return states + self.gated_out(value * functional.silu(gate))
 
     def _attend(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        heads = [
+        query, key, value = (
             part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
             for part in (queries, keys, values)
-        ]
-        return functional.scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2)
+        )
+        attended = functional.scaled_dot_product_attention(query, key, value)
+        return attended.transpose(1, 2).flatten(2)
 
 
 def _stable_audio(device: torch.device, runs: int) -> list[Figure]:

@@ -172,6 +172,6 @@ def _notes(line: Line) -> list[MelodyNote]:
 
 def _wins(tagger: MusicNN, waveform: Waveform, instrument: str) -> float:
     """Whether the instrument's tag is the likeliest among those asked for."""
-    logits = tagger.analyse(waveform).logits.mean(dim=0)
+    logits = tagger.analyse(waveform).clip_tag_logits
     places = {name: tagger.tags.index(name) for name in _INSTRUMENTS}
     return float(max(places, key=lambda name: float(logits[places[name]])) == instrument)

@@ -3,10 +3,10 @@
 import struct
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
-from io import BufferedIOBase
 from pathlib import Path
+from typing import BinaryIO
 
 import soundfile
 import torch
@@ -63,7 +63,7 @@ def check_stream_output(output: Path) -> None:
 
 
 @contextmanager
-def closing(stream: MusicStream) -> Iterator[MusicStream]:
+def closing(stream: MusicStream) -> Generator[MusicStream, None, None]:
     """Stops making the rest when the block is left early."""
     try:
         yield stream
@@ -71,7 +71,7 @@ def closing(stream: MusicStream) -> Iterator[MusicStream]:
         stream.close()
 
 
-def _write_to(pipe: BufferedIOBase, stream: MusicStream, started: float) -> float:
+def _write_to(pipe: BinaryIO, stream: MusicStream, started: float) -> float:
     rate, first_sound = stream.sample_rate_hz, 0.0
     pipe.write(b"RIFF" + struct.pack("<I", _ENDLESS) + b"WAVEfmt ")
     pipe.write(struct.pack("<IHHIIHH", 16, 1, 1, rate, 2 * rate, 2, 16))

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Int
@@ -21,7 +21,7 @@ from musiclm.core.pretrained import load_weights, read_config_json, sha256_of_fi
 from musiclm.core.runtime import RandomStreams, Runtime
 from musiclm.generation.bundle import BundleConfig, bundle_sha256, find_bundle, read_bundle_config
 from musiclm.generation.cascade import Cascade, ProgressReport, no_report
-from musiclm.generation.gathering import gather
+from musiclm.generation.gathering import PromptModels, gather
 from musiclm.generation.material import Material, concatenated
 from musiclm.generation.player import Player
 from musiclm.generation.prompt import (
@@ -299,7 +299,8 @@ class MusicLM:
         unknown = [self._unknown_words(text, request) for text in texts]
         _warn_of_unknown(unknown)
         # One at a time: rounding differs between batch sizes, and a code may hang on it.
-        gathered = {text: gather(self, text, request, seconds) for text in dict.fromkeys(texts)}
+        models = cast(PromptModels, self)  # pyright does not take a cached property for a property
+        gathered = {text: gather(models, text, request, seconds) for text in dict.fromkeys(texts)}
         seconds = next(iter(gathered.values())).duration_seconds
         material = concatenated([gathered[text].material for text in texts])
         return _Asked(texts, streams, unknown, material, seconds)

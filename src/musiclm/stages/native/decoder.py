@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -83,7 +84,7 @@ class NativeDecoder:
         chunk = self._chunk_steps(len(generators))
         frame = start.num_known
         with ThreadPoolExecutor(len(shares)) as pool:
-            loops = list(pool.map(lambda share: self._begin(start, share, sampling), shares))
+            loops = list(pool.map(partial(self._begin, start, sampling=sampling), shares))
             for first in range(start.first_step, num_steps, chunk):
                 stop = min(first + chunk, num_steps)
                 jobs = [
@@ -105,7 +106,7 @@ class NativeDecoder:
         rows = inputs.float().numpy()
         return torch.from_numpy(read_positions(self._network, cache, rows, 0))
 
-    def _begin(self, start: Start, share: slice, sampling: SamplingConfig) -> "_Loop":
+    def _begin(self, start: Start, share: slice, *, sampling: SamplingConfig) -> "_Loop":
         """Reads the known positions of a share of the samples."""
         rows = _rows_of(share, start)
         inputs = np.ascontiguousarray(start.inputs[rows].float().numpy())
