@@ -6,7 +6,7 @@ import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Protocol, runtime_checkable
 
 import soundfile
 import torch
@@ -18,6 +18,19 @@ from musiclm.generation.stream import MusicStream
 
 STANDARD_OUTPUT = Path("-")
 _ENDLESS = 0xFFFF_FFFF
+
+
+@runtime_checkable
+class BytesPipe(Protocol):
+    """What bytes are written to."""
+
+    def write(self, data: bytes, /) -> int:
+        """Takes all of them."""
+        ...
+
+    def flush(self) -> None:
+        """Hands them on."""
+        ...
 
 
 def write_stream(stream: MusicStream, output: Path, started: float) -> float:
@@ -71,7 +84,7 @@ def closing(stream: MusicStream) -> Generator[MusicStream, None, None]:
         stream.close()
 
 
-def _write_to(pipe: BinaryIO, stream: MusicStream, started: float) -> float:
+def _write_to(pipe: BytesPipe, stream: MusicStream, started: float) -> float:
     rate, first_sound = stream.sample_rate_hz, 0.0
     pipe.write(b"RIFF" + struct.pack("<I", _ENDLESS) + b"WAVEfmt ")
     pipe.write(struct.pack("<IHHIIHH", 16, 1, 1, rate, 2 * rate, 2, 16))
