@@ -85,9 +85,19 @@ def test_a_mix_is_a_weighted_sum_of_texts_and_clips(model, clip):
     alone = mixed_embedding(conditioner, parts[:1])
     torch.testing.assert_close(alone, text_embedding(conditioner, "jazz"))
     with pytest.raises(PromptError, match="below 0"):
-        make_request(mix=["-1:drums"])
+        mixed_embedding(conditioner, parts[1:2])
     with pytest.raises(PromptError, match="cancel"):
         mixed_embedding(conditioner, [parse_style_part("1:a"), parse_style_part("-1:a")])
+
+
+def test_a_mix_may_only_lead_away_from_something_where_a_prompt_says_what_to_play(model):
+    away = make_request(mix=["-0.5:drums"])
+    assert away.needs_text
+    assert not make_request(mix=["0.5:drums"]).needs_text
+    parts = [parse_style_part("1:calm"), *away.mix]
+    wanted = model.conditioner.tokenizer.tokenize(mixed_embedding(model.conditioner, parts)[None])
+    (span,) = gather(model, "calm", away, 4.0).material.spans
+    assert torch.equal(span.codes, wanted)
 
 
 def test_one_text_as_a_story_or_a_mix_is_the_text_itself(model):

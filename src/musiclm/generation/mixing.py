@@ -33,9 +33,15 @@ def mixed_embedding(conditioner: Conditioner, parts: Sequence[StylePart]) -> Flo
     """The weighted sum of the parts, of unit length.
 
     Raises:
-        PromptError: The parts cancel out, or a clip has changed or cannot be used.
+        PromptError: Every weight is below 0, the parts cancel out, or a clip has changed or cannot
+            be used.
         AudioError: A clip cannot be read.
     """
+    if all(part.weight < 0 for part in parts):
+        raise PromptError(
+            "Every weight of the mix is below 0: say with a prompt or a positive weight what to "
+            'play, such as "1:calm piano".'
+        )
     vectors = [
         part.weight
         * (

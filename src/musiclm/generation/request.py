@@ -93,8 +93,12 @@ class GenerationRequest(Config):
 
     @property
     def needs_text(self) -> bool:
-        """Whether a prompt must say what it sounds like, because nothing else does."""
-        return not (self.story or self.mix or self.continue_from or self.keep_from)
+        """Whether a prompt must say what it sounds like, because nothing else does.
+
+        A mix that only leads away from something does not.
+        """
+        is_drawn = any(part.weight > 0 for part in self.mix)
+        return not (self.story or is_drawn or self.continue_from or self.keep_from)
 
 
 def parse_story(text: str, name: str = "The story") -> tuple[Section, ...]:
@@ -185,18 +189,13 @@ def parse_style_part(text: str) -> StylePart:
 
 
 def checked_mix(parts: Sequence[StylePart]) -> tuple[StylePart, ...]:
-    """A mix that has something to draw the music towards.
+    """A mix of no more parts than can be told apart.
 
     Raises:
-        PromptError: There are too many parts, or every weight is below 0.
+        PromptError: There are too many parts.
     """
     if len(parts) > MAX_STYLE_PARTS:
         raise PromptError(f"The mix has {len(parts)} parts; {MAX_STYLE_PARTS} are allowed.")
-    if parts and all(part.weight < 0 for part in parts):
-        raise PromptError(
-            "Every weight of the mix is below 0: say with a positive one what to play, such as "
-            '"1:calm piano".'
-        )
     return tuple(parts)
 
 
