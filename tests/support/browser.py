@@ -83,15 +83,16 @@ class Browser:
         return result["result"].get("value")
 
     def wait_for(self, script: str, seconds: float = 60.0) -> Any:
-        """Runs a script until it gives something true."""
+        """Runs a script until it gives something true; a page that still loads gives nothing."""
+        careful = f"(() => {{ try {{ return {script}; }} catch (error) {{ return false; }} }})()"
         end = time.monotonic() + seconds
         while time.monotonic() < end:
-            value = self.run(script)
+            value = self.run(careful)
             if value:
                 return value
             time.sleep(0.1)
         raise AssertionError(
-            f"never true: {script}; the page is {self.run('document.body.innerText')}"
+            f"never true: {script}; the page is {self.run('document.body?.innerText')}"
         )
 
     def screenshot(self, path: Path) -> None:
