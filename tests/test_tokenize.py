@@ -192,3 +192,25 @@ def test_what_cannot_fit_is_refused(corpus, tmp_path):
             TokenizeConfig(piece_seconds=0.05),
             show_progress=False,
         )
+
+
+def test_what_the_same_weights_made_is_copied(corpus, tmp_path):
+    old = models(weight_hashes={"codec": "old", "semantic": "same", "mulan": "same"})
+    new = models(weight_hashes={"codec": "new", "semantic": "same", "mulan": "same"})
+    tokenize_corpus(corpus, tmp_path / "old", old, show_progress=False)
+    tokenize_corpus(corpus, tmp_path / "whole", new, show_progress=False)
+    fresh = models(weight_hashes=new.weight_hashes)
+    tokenize_corpus(corpus, tmp_path / "reused", fresh, reuse=tmp_path / "old", show_progress=False)
+    for one, other in zip(
+        tokens_of(tmp_path / "reused"), tokens_of(tmp_path / "whole"), strict=True
+    ):
+        np.testing.assert_array_equal(one, other)
+    assert fresh.semantic.seen == []
+    assert fresh.acoustic.seen == new.acoustic.seen
+
+
+def test_other_weights_leave_nothing_to_copy(corpus, tmp_path):
+    tokenize_corpus(corpus, tmp_path / "old", models(), show_progress=False)
+    other = models(weight_hashes={"codec": "other"})
+    with pytest.raises(DataError, match="nothing that these weights"):
+        tokenize_corpus(corpus, tmp_path / "new", other, reuse=tmp_path / "old")

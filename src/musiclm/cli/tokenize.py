@@ -20,6 +20,7 @@ def tokenize(  # noqa: PLR0913  (each is an option of the command)
     batch: int | None = None,
     stride_seconds: int = 1,
     share: str = "0/1",
+    reuse: Path | None = None,
     device: str = "auto",
 ) -> None:
     """Turn a corpus into semantic codes, acoustic codes and MuLan embeddings (Parquet shards).
@@ -33,6 +34,7 @@ def tokenize(  # noqa: PLR0913  (each is an option of the command)
         batch: Clips that go through a model at once; 1 on a CPU and 8 on a GPU by default.
         stride_seconds: From one of MuLan's windows to the next; 1 is the paper's, more is faster.
         share: INDEX/COUNT: do only this share of the clips; run 0/2 and 1/2 side by side.
+        reuse: Another token store of this corpus; what the same weights made is copied from it.
         device: auto, cpu or cuda.
     """
     opened = Corpus.open(corpus)
@@ -41,7 +43,7 @@ def tokenize(  # noqa: PLR0913  (each is an option of the command)
     config = TokenizeConfig(
         batch_size=batch, stride_seconds=stride_seconds, share=Share.parse(share)
     )
-    result = tokenize_corpus(opened, dest, models, config, device=runtime.device)
+    result = tokenize_corpus(opened, dest, models, config, reuse=reuse, device=runtime.device)
     Console(stderr=True).print(
         f"{dest}: {result.num_clips} clips ({result.duration_seconds / 3600:.2f} h) tokenized, "
         f"{result.num_skipped} skipped"

@@ -14,7 +14,7 @@ a clip:
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -278,6 +278,28 @@ def read_split(folder: Path, split: Split) -> TokenSplit:
         embeddings=embeddings.reshape(-1, header.embedding_dim),
         window_offsets=window_offsets // header.embedding_dim,
     )
+
+
+def read_rows(folder: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Some columns of every row; codes and embeddings come as flat arrays.
+
+    Raises:
+        DataError: A shard is damaged.
+    """
+    for path in shard_paths(folder):
+        table = _read_table(path, columns).combine_chunks()
+        lists = {name for name in columns if name in ("semantic", "acoustic", "embeddings")}
+        flats = {
+            name: _flat(table[name], _SCHEMA.field(name).type.value_type.to_pandas_dtype())
+            for name in lists
+        }
+        plain = {name: table[name].to_pylist() for name in columns if name not in lists}
+        for row in range(table.num_rows):
+            cut = {
+                name: values[offsets[row] : offsets[row + 1]]
+                for name, (values, offsets) in flats.items()
+            }
+            yield {name: values[row] for name, values in plain.items()} | cut
 
 
 def shard_paths(folder: Path) -> list[Path]:

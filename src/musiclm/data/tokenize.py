@@ -11,6 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import torch
 from jaxtyping import Float
+from numpy.typing import NDArray
 from pydantic import Field
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -20,6 +21,7 @@ from musiclm.audio.waveform import Waveform
 from musiclm.core.config import Config
 from musiclm.core.errors import ConfigError
 from musiclm.data.manifest import Clip, Corpus
+from musiclm.data.token_reuse import ReusedTokens, TokenPart
 from musiclm.data.token_store import Share, StoreHeader, TokenizedClip, TokenStoreWriter
 from musiclm.tokens.spec import Tokenizer
 
@@ -85,12 +87,13 @@ class TokenizeResult:
     """Audio tokenized by this call."""
 
 
-def tokenize_corpus(
+def tokenize_corpus(  # noqa: PLR0913  (what is read, by whom, and where it goes)
     corpus: Corpus,
     dest: Path,
     models: CorpusModels,
     config: TokenizeConfig | None = None,
     *,
+    reuse: Path | None = None,
     device: torch.device | None = None,
     show_progress: bool = True,
 ) -> TokenizeResult:
@@ -100,13 +103,21 @@ def tokenize_corpus(
     that the same call goes on after an interruption. Several processes or machines may fill one
     store at the same time, each with a share of its own.
 
+    Args:
+        corpus: What to read.
+        dest: The folder of the store.
+        models: The tokenizers and the embedder.
+        config: How the corpus is cut.
+        reuse: Another store of the same corpus: what the same weights made is copied from it.
+        device: Where the models are; by default the CPU.
+        show_progress: Whether a bar is shown.
+
     Raises:
         ConfigError: Pieces, contexts or rates are no whole numbers of semantic frames.
         AudioError: A file of the corpus cannot be read.
-        DataError: The store holds tokens of other models.
+        DataError: The store holds tokens of other models, or there is nothing to reuse.
     """
     config = config or TokenizeConfig()
-    worker = _Worker(models, config, device or torch.device("cpu"))
     header = StoreHeader(
         semantic=models.semantic.token_spec,
         acoustic=models.acoustic.token_spec,
@@ -115,6 +126,8 @@ def tokenize_corpus(
         stride_seconds=config.stride_seconds,
         weight_hashes=dict(models.weight_hashes),
     )
+    reused = ReusedTokens(reuse, header) if reuse is not None else None
+    worker = _Worker(models, config, device or torch.device("cpu"), reused)
     frame_seconds = 1 / header.semantic.frame_rate_hz
     share = config.share
     with TokenStoreWriter(
@@ -140,7 +153,14 @@ def tokenize_corpus(
 class _Worker:
     """Clips to rows; pieces of equal length share a batch, whichever clip they come from."""
 
-    def __init__(self, models: CorpusModels, config: TokenizeConfig, device: torch.device) -> None:
+    def __init__(
+        self,
+        models: CorpusModels,
+        config: TokenizeConfig,
+        device: torch.device,
+        reused: ReusedTokens | None = None,
+    ) -> None:
+        self._reused = reused
         self._models = models
         self._config = config
         self._device = device
@@ -160,9 +180,15 @@ class _Worker:
         hop = self.sample_rate_hz // self._rate_hz
         fitting = [(clip, audio) for clip, audio in group if audio.num_samples >= hop]
         audios = [audio.crop(0, audio.num_samples // hop * hop) for _, audio in fitting]
-        semantic = self._codes(self._models.semantic, audios)
-        acoustic = self._codes(self._models.acoustic, audios)
-        embeddings = self._embeddings(audios)
+        clips = [clip for clip, _ in fitting]
+        semantic, acoustic = (
+            self._known_or_made(part, clips, audios, partial(self._codes, tokenizer))
+            for part, tokenizer in (
+                ("semantic", self._models.semantic),
+                ("acoustic", self._models.acoustic),
+            )
+        )
+        embeddings = self._known_or_made("embeddings", clips, audios, self._embeddings)
         return [
             TokenizedClip(
                 clip_id=clip.clip_id,
@@ -170,12 +196,31 @@ class _Worker:
                 duration_seconds=audio.duration_seconds,
                 captions=clip.captions,
                 labels=clip.labels,
-                semantic=semantic[index].numpy().astype(np.uint16),
-                acoustic=acoustic[index].numpy().astype(np.uint16),
-                embeddings=embeddings[index].numpy().astype(np.float16),
+                semantic=semantic[index].astype(np.uint16),
+                acoustic=acoustic[index].astype(np.uint16),
+                embeddings=embeddings[index].astype(np.float16),
             )
-            for index, (clip, audio) in enumerate(zip((c for c, _ in fitting), audios, strict=True))
+            for index, (clip, audio) in enumerate(zip(clips, audios, strict=True))
         ]
+
+    def _known_or_made(
+        self,
+        part: TokenPart,
+        clips: Sequence[Clip],
+        audios: Sequence[Waveform],
+        make: Callable[[Sequence[Waveform]], list[Tensor]],
+    ) -> list[NDArray[np.generic]]:
+        """A part of every clip: from the other store where it has it, else from its model."""
+        known: dict[int, NDArray[np.generic]] = {}
+        for index, (clip, audio) in enumerate(zip(clips, audios, strict=True)):
+            if self._reused is not None:
+                values = self._reused.of(part, clip.clip_id, audio.duration_seconds)
+                if values is not None:
+                    known[index] = values
+        missing = [index for index in range(len(clips)) if index not in known]
+        made = make([audios[index] for index in missing])
+        known |= {index: tensor.numpy() for index, tensor in zip(missing, made, strict=True)}
+        return [known[index] for index in range(len(clips))]
 
     def _codes(self, tokenizer: Tokenizer, audios: Sequence[Waveform]) -> list[Tensor]:
         """The codes of each clip, its pieces joined."""

@@ -156,7 +156,7 @@ def _semantic() -> SemanticRecipe:
         ),
         tokenizer=SemanticTokenizerConfig(w2v_bert=model, layer=0),
         crops=CropSourceConfig(
-            crop_seconds=6.0, batch_size=4, gain_db_range=(-6.0, 3.0), validation_crops=12
+            crop_seconds=10.0, batch_size=3, gain_db_range=(-6.0, 3.0), validation_crops=12
         ),
         trainer=TrainerConfig(num_steps=6_000, use_bf16=True, ema_decay=0.99, validate_every=500),
         fit=SemanticFitConfig(num_batches=120, max_vectors=180_000, num_epochs=20),
