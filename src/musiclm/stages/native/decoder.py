@@ -11,17 +11,8 @@ from torch import Tensor
 
 from musiclm.stages.decoding import SamplingConfig, Start, gumbel_noise, prepare, said_codes
 from musiclm.stages.language_model import Codes, StageModel
-from musiclm.stages.native.kernels import (
-    UNROLL,
-    Array,
-    Cache,
-    Choice,
-    Network,
-    Progress,
-    Target,
-    decode_steps,
-    read_positions,
-)
+from musiclm.stages.native.arrays import Array, Cache, Choice, Network, Progress, Target
+from musiclm.stages.native.kernels import UNROLL, decode_steps, read_positions
 from musiclm.stages.native.packing import (
     Precision,
     exact_precision,

@@ -6,19 +6,19 @@ Written with numba as plain loops over arrays. Axes: `rows`, one a sample (two w
 Matrices are cut into panels of 64 outputs, the outputs innermost: the inner loops run over
 neighbouring outputs, which the compiler turns into vector instructions without changing the order
 of any sum. So a row's numbers are the same in every batch, streamed or whole.
+
+One file on purpose: numba keeps compiled functions by the file they stand in, and would not notice
+that a function they call has changed in another.
 """
 
-import inspect
 import math
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from numba import njit
-from numpy.typing import NDArray
 
-Array = NDArray[Any]
-LANES = 64
+from musiclm.stages.native.arrays import LANES, Array, Cache, Choice, Network, Progress, Target
+from musiclm.stages.native.compiled import compiled
+
 UNROLL = 4
 """Inputs, rows, keys taken at once; widths must be multiples of it."""
 
@@ -34,94 +34,7 @@ _GELU_SCALE = np.float32(2 * math.sqrt(2 / math.pi))
 _GELU_CUBIC = np.float32(0.044715)
 
 
-class Matrices(NamedTuple):
-    """Matrices of one shape, cut into panels."""
-
-    panels: Array
-    """[matrices, panels, inputs, lanes], float32 or int8; outputs are filled up with zeros."""
-    scales: Array
-    """[matrices, outputs], float32: what a row of int8 is multiplied by; 1 for float32."""
-
-
-class Network(NamedTuple):
-    """The weights of a transformer."""
-
-    attention_in: Matrices
-    attention_out: Matrices
-    gated_in: Matrices
-    gated_out: Matrices
-    norms: Array
-    """[2 * layers + 1, dim]: before attention and feed-forward of each layer, and the last."""
-
-
-class Cache(NamedTuple):
-    """Keys and values read so far, and the position signals of all positions."""
-
-    keys: Array
-    """[rows, layers, heads, head_dim, positions]"""
-    values: Array
-    """[rows, layers, heads, positions, head_dim]"""
-    rotation: Array
-    """[2, positions, head_dim]: cosine and signed sine."""
-    bias: Array
-    """[heads, positions]: added to a logit, by distance."""
-
-
-class Target(NamedTuple):
-    """How codes become inputs and states become logits."""
-
-    embeddings: Array
-    """[ids, dim]"""
-    output: Matrices
-    """A matrix a level."""
-    codebook_size: int
-    """Entries of a level."""
-
-
-class Progress(NamedTuple):
-    """What the loop reads and writes as it goes."""
-
-    steps: Array
-    """[batch, columns, steps], ids said so far."""
-    levels: Array
-    """[steps, 2], the first level said at a step, and the one after the last."""
-    aligned: Array
-    """[rows, steps, dim], added to the inputs; no steps when there is nothing to add."""
-    pending: Array
-    """[rows, dim], the input of the next step."""
-
-
-class Choice(NamedTuple):
-    """How codes are chosen, as in `SamplingConfig`."""
-
-    inverse_temperature: Any
-    """Float32; 0 takes the likeliest."""
-    top_k: int
-    """0 for all."""
-    guidance: Any
-    """Float32; used when there are two rows a sample."""
-
-
-def _compiled(*, may_reorder: bool = False) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Compiles a function when it is first called, and keeps the result on disk if it can."""
-    options: dict[str, Any] = {
-        "nogil": True,
-        "boundscheck": False,
-        "error_model": "numpy",
-        "fastmath": True if may_reorder else {"contract"},
-    }
-
-    def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-        inner = inspect.unwrap(function)  # checks of shapes in tests wrap functions
-        try:
-            return njit(cache=True, **options)(inner)
-        except RuntimeError:  # no folder to write to: neither beside this file nor of the user
-            return njit(**options)(inner)
-
-    return compiled
-
-
-@_compiled()
+@compiled()
 def _one_row(weights: Array, inputs: Array, tile: Array) -> None:
     """A row times a panel: `tile[lane]` = sum of `weights[input, lane] * inputs[input]`."""
     for lane in range(LANES):
@@ -136,7 +49,7 @@ def _one_row(weights: Array, inputs: Array, tile: Array) -> None:
             tile[lane] = total + np.float32(four[3, lane]) * x3
 
 
-@_compiled()
+@compiled()
 def _four_rows(weights: Array, inputs: Array, tile: Array) -> None:
     """As `_one_row` for four rows, reading each weight once; the sums are the very same."""
     for row in range(UNROLL):
@@ -158,7 +71,7 @@ def _four_rows(weights: Array, inputs: Array, tile: Array) -> None:
             tile[3, lane] = (((tile[3, lane] + w0 * d0) + w1 * d1) + w2 * d2) + w3 * d3
 
 
-@_compiled()
+@compiled()
 def _multiply(panels: Array, scales: Array, inputs: Array, outputs: Array) -> None:
     """`outputs` = `inputs` times the matrix, for all rows."""
     tile = np.empty((UNROLL, LANES), np.float32)
@@ -182,7 +95,7 @@ def _multiply(panels: Array, scales: Array, inputs: Array, outputs: Array) -> No
                 part[lane] = tile[0, lane] * scale[lane]
 
 
-@_compiled(may_reorder=True)
+@compiled(may_reorder=True)
 def _sum(values: Array) -> Any:
     total = np.float32(0)
     for index in range(values.shape[0]):
@@ -190,7 +103,7 @@ def _sum(values: Array) -> Any:
     return total
 
 
-@_compiled(may_reorder=True)
+@compiled(may_reorder=True)
 def _sum_of_squares(values: Array) -> Any:
     total = np.float32(0)
     for index in range(values.shape[0]):
@@ -198,7 +111,7 @@ def _sum_of_squares(values: Array) -> Any:
     return total
 
 
-@_compiled(may_reorder=True)
+@compiled(may_reorder=True)
 def _largest(values: Array) -> Any:
     largest = values[0]
     for index in range(values.shape[0]):
@@ -206,7 +119,7 @@ def _largest(values: Array) -> Any:
     return largest
 
 
-@_compiled()
+@compiled()
 def _exponentiate(values: Array, powers: Array) -> None:
     """Exp in place, to a few units in the last place; `powers` is scratch of as many int32.
 
@@ -229,7 +142,7 @@ def _exponentiate(values: Array, powers: Array) -> None:
         values[index] = values[index] * factors[index]
 
 
-@_compiled()
+@compiled()
 def _normalize(inputs: Array, weight: Array, outputs: Array) -> None:
     """RMSNorm of all rows."""
     dim = inputs.shape[1]
@@ -241,7 +154,7 @@ def _normalize(inputs: Array, weight: Array, outputs: Array) -> None:
             result[index] = source[index] * scale * weight[index]
 
 
-@_compiled()
+@compiled()
 def _add(states: Array, more: Array) -> None:
     for row in range(states.shape[0]):
         result, added = states[row], more[row]
@@ -249,7 +162,7 @@ def _add(states: Array, more: Array) -> None:
             result[index] = result[index] + added[index]
 
 
-@_compiled()
+@compiled()
 def _gate(inner: Array, gated: Array, powers: Array) -> None:
     """`gated` = gelu(first half) * second half of `inner`; gelu(x) = x / (1 + exp(-2u))."""
     width = gated.shape[1]
@@ -263,7 +176,7 @@ def _gate(inner: Array, gated: Array, powers: Array) -> None:
             result[index] = gate[index] * value[index] / (_ONE + result[index])
 
 
-@_compiled()
+@compiled()
 def _rotate(states: Array, rotation: Array, position: int, turned: Array) -> None:
     """Turns one head's states by the angles of a position."""
     half = states.shape[0] // 2
@@ -274,7 +187,7 @@ def _rotate(states: Array, rotation: Array, position: int, turned: Array) -> Non
         turned[half + index] = high * cosine[half + index] + low * sine[half + index]
 
 
-@_compiled()
+@compiled()
 def _attend_head(query: Array, keys: Array, values: Array, scores: Array, outputs: Array) -> None:
     """One head of one query; `scores` holds the bias, and one score a filled position after."""
     head_dim = query.shape[0]
@@ -305,7 +218,7 @@ def _attend_head(query: Array, keys: Array, values: Array, scores: Array, output
         outputs[index] = outputs[index] * scale
 
 
-@_compiled()
+@compiled()
 def _attend(mixed: Array, cache: Cache, layer: int, start: int) -> Array:
     """Stores keys and values of the queries, then attends; `mixed` is [rows, queries, 3, ...]."""
     num_rows, num_queries, _, num_heads, head_dim = mixed.shape
@@ -336,7 +249,7 @@ def _attend(mixed: Array, cache: Cache, layer: int, start: int) -> Array:
     return attended
 
 
-@_compiled()
+@compiled()
 def read_positions(network: Network, cache: Cache, inputs: Array, start: int) -> Array:
     """Reads positions after those in the cache, adds them to it, gives their normalized states.
 
@@ -375,7 +288,7 @@ def read_positions(network: Network, cache: Cache, inputs: Array, start: int) ->
     return normed.reshape(num_rows, num_queries, dim)
 
 
-@_compiled()
+@compiled()
 def _least_of(logits: Array, top_k: int) -> Any:
     """The smallest of the `top_k` largest; 0 takes all.
 
@@ -394,7 +307,7 @@ def _least_of(logits: Array, top_k: int) -> Any:
     return least if num_taken else -np.float32(np.inf)
 
 
-@_compiled()
+@compiled()
 def _choose(logits: Array, noise: Array, choice: Choice) -> int:
     """The code with the largest sum of scaled logit and noise, among the `top_k` likeliest."""
     least = _least_of(logits, choice.top_k)
@@ -410,7 +323,7 @@ def _choose(logits: Array, noise: Array, choice: Choice) -> int:
     return chosen
 
 
-@_compiled()
+@compiled()
 def _say(
     target: Target, progress: Progress, logits: Array, step: int, noise: Array, choice: Choice
 ) -> None:
@@ -431,7 +344,7 @@ def _say(
             progress.steps[sample, column, step] = level * target.codebook_size + code
 
 
-@_compiled()
+@compiled()
 def _prepare_next(target: Target, progress: Progress, step: int) -> None:
     """Writes the inputs of a step: the sum of the step before it, and what is aligned with it."""
     batch, num_columns, _ = progress.steps.shape
@@ -448,7 +361,7 @@ def _prepare_next(target: Target, progress: Progress, step: int) -> None:
                 pending[index] = pending[index] + aligned[index]
 
 
-@_compiled()
+@compiled()
 def decode_steps(  # noqa: PLR0913  (each is one thing)
     network: Network,
     cache: Cache,

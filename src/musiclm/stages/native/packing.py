@@ -9,7 +9,7 @@ from torch import Tensor
 
 from musiclm.layers.transformer import Block, Transformer
 from musiclm.stages.language_model import SegmentEmbedding, StageModel
-from musiclm.stages.native.kernels import LANES, Array, Cache, Matrices, Network, Target
+from musiclm.stages.native.arrays import LANES, Array, Cache, Matrices, Network, Target
 
 Precision = Literal["float32", "int8"]
 _TOLERANCE = 1e-5
