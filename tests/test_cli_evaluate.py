@@ -15,6 +15,7 @@ from musiclm.core.runtime import Runtime
 from musiclm.data.manifest import Caption, Clip, Labels, write_manifest
 from musiclm.evaluation.analysis import Judges
 from musiclm.evaluation.plan import read_plan
+from musiclm.generation.bundle import BundleConfig
 from musiclm.generation.musiclm import MusicLM
 from musiclm.generation.prompt import GenerationSettings
 from musiclm.generation.record import GenerationRecord
@@ -61,6 +62,7 @@ class FakeMusicLM(MusicLM):
     mulan: Any = FakeMuLan()
     codec: Any = FakeCodec()
     sha256: Any = "abc"
+    config: Any = BundleConfig(name="fake")
 
     def __init__(self) -> None:
         self.prompts: list[str] = []
@@ -68,7 +70,7 @@ class FakeMusicLM(MusicLM):
     def generate_batch(self, prompts: Any, *, seeds: Any, settings: Any = None, **_: Any) -> Any:
         self.prompts += prompts
         return [
-            FakePiece(prompt, seed, settings, self.sha256)
+            FakePiece(prompt, seed, self.decided(settings), self.sha256)
             for prompt, seed in zip(prompts, seeds, strict=True)
         ]
 
@@ -145,6 +147,15 @@ def test_clips_of_another_model_are_not_mixed_in(corpus, model, tmp_path):
         verb.evaluate(corpus=corpus, report=report, num_clips=2)
     with pytest.raises(DataError, match="another evaluation"):
         verb.evaluate(corpus=corpus, report=report, num_clips=3)
+
+
+@pytest.mark.usefixtures("model")
+def test_clips_of_other_settings_are_not_mixed_in(corpus, tmp_path):
+    report = tmp_path / "report.json"
+    verb.evaluate(corpus=corpus, report=report, num_clips=2, guidance=2.0)
+    assert json.loads(report.read_text())["settings"]["guidance"] == 2.0
+    with pytest.raises(DataError, match="clips of other settings"):
+        verb.evaluate(corpus=corpus, report=report, num_clips=2, guidance=3.0)
 
 
 def test_impossible_numbers_are_refused(corpus):

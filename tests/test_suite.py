@@ -84,6 +84,13 @@ def test_plan_is_a_pure_function_of_its_seed(corpus, plan):
     assert plan_evaluation(corpus, num_clips=NUM_CLIPS, clip_seconds=2.0, seed=4) != plan
 
 
+def test_settings_can_be_chosen_on_other_clips_than_they_are_scored_on(corpus, plan):
+    chosen = plan_evaluation(corpus, num_clips=2, clip_seconds=2.0, split="train")
+    scored = {clip.clip_id for clip in (*plan.asked, *plan.reference)}
+    assert not scored & {clip.clip_id for clip in (*chosen.asked, *chosen.reference)}
+    assert len(chosen.asked) == 2
+
+
 def test_plan_on_disk_comes_back_and_is_not_replaced(corpus, plan, tmp_path):
     plan.write(tmp_path)
     plan.write(tmp_path)

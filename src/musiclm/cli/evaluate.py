@@ -16,7 +16,7 @@ from musiclm.cli.judges import JudgeFiles, codec_treatment, open_judges
 from musiclm.core.errors import DataError
 from musiclm.core.files import write_text_whole
 from musiclm.core.runtime import Runtime
-from musiclm.data.manifest import Corpus
+from musiclm.data.manifest import Corpus, Split
 from musiclm.evaluation.analysis import AnalysisCache, Treatment
 from musiclm.evaluation.distances import Interval
 from musiclm.evaluation.plan import PLAN_NAME, EvaluationPlan, plan_evaluation, read_plan
@@ -27,7 +27,7 @@ from musiclm.evaluation.suite import (
     noise_treatment,
 )
 from musiclm.generation.musiclm import MusicLM
-from musiclm.generation.prompt import GenerationSettings
+from musiclm.generation.prompt import GenerationSettings, Temperatures
 from musiclm.generation.record import GenerationRecord
 
 Report = Callable[[str, int, int], None]
@@ -42,6 +42,9 @@ def evaluate(  # noqa: PLR0913  (each is an option of the command)
     judge: str | None = None,
     judges: JudgeFiles = JudgeFiles(),  # noqa: B008  (a frozen value)
     num_clips: int = 200,
+    split: Split = "test",
+    guidance: float | None = None,
+    temperatures: tuple[float, float, float] | None = None,
     batch: int = 8,
     seed: int = 0,
     device: str = "auto",
@@ -53,12 +56,15 @@ def evaluate(  # noqa: PLR0913  (each is an option of the command)
     Args:
         source: A model folder or hub id (the bundled model by default), or a folder of clips that
             an earlier run made, which is then only scored.
-        corpus: The corpus whose test split is asked for and compared with.
+        corpus: The corpus whose held-out clips are asked for and compared with.
         report: The .json file to write.
         clips: Where generated clips are kept; by default a folder beside the report.
         judge: The model whose MuLan compares captions and clips; the scored model by default.
         judges: A user's own judges.
         num_clips: How many captions.
+        split: Choose settings on validation; score them once, on test.
+        guidance: As `musiclm generate` takes it; the model's own by default.
+        temperatures: Of the semantic, coarse and fine stage; the model's own by default.
         batch: Clips generated at once.
         seed: Chooses captions and pieces.
         device: auto, cpu or cuda.
@@ -79,9 +85,18 @@ def evaluate(  # noqa: PLR0913  (each is an option of the command)
             plan = read_plan(folder)
         else:
             folder = clips or report.with_name(f"{report.stem}-clips")
-            plan = plan_evaluation(opened, num_clips=num_clips, seed=seed)
+            plan = plan_evaluation(opened, num_clips=num_clips, seed=seed, split=split)
             plan.write(folder)
-            generate_missing(model, plan, folder, batch=batch, say=say)
+            settings = GenerationSettings(
+                duration_seconds=plan.clip_seconds,
+                guidance=guidance,
+                temperatures=None
+                if temperatures is None
+                else Temperatures(
+                    semantic=temperatures[0], coarse=temperatures[1], fine=temperatures[2]
+                ),
+            )
+            generate_missing(model, plan, folder, settings, batch=batch, say=say)
         figures = evaluate_systems(
             plan,
             opened,
@@ -96,6 +111,7 @@ def evaluate(  # noqa: PLR0913  (each is an option of the command)
         "model_name": record.model_name,
         "model_sha256": record.model_sha256,
         "corpus": str(corpus),
+        "settings": record.settings.model_dump(mode="json"),
         **asdict(figures),
     }
     write_text_whole(report, json.dumps(document, indent=2) + "\n")
@@ -103,21 +119,34 @@ def evaluate(  # noqa: PLR0913  (each is an option of the command)
 
 
 def generate_missing(
-    musiclm: MusicLM, plan: EvaluationPlan, folder: Path, *, batch: int, say: Report
+    musiclm: MusicLM,
+    plan: EvaluationPlan,
+    folder: Path,
+    settings: GenerationSettings,
+    *,
+    batch: int,
+    say: Report,
 ) -> None:
     """Generates what the folder lacks, each clip a .wav and its record.
 
     Raises:
         PromptError: The folder holds clips of another model.
+        DataError: The folder holds clips of other settings.
     """
+    wanted = musiclm.decided(settings)
     missing: list[int] = []
     for number in range(len(plan.asked)):
         path = plan.clip_path(folder, number)
         if path.is_file() and path.with_suffix(".json").is_file():
-            GenerationRecord.read(path.with_suffix(".json")).check_model(musiclm.sha256)
+            record = GenerationRecord.read(path.with_suffix(".json"))
+            record.check_model(musiclm.sha256)
+            if record.settings != wanted:
+                raise DataError(
+                    f"{folder} holds clips of other settings ({record.settings}). Choose another "
+                    "folder (--clips), or the same guidance and temperatures."
+                )
         else:
             missing.append(number)
-    settings = GenerationSettings(duration_seconds=plan.clip_seconds)
     done = len(plan.asked) - len(missing)
     say("generating", done, len(plan.asked))
     for start in range(0, len(missing), batch):

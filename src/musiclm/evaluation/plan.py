@@ -15,7 +15,7 @@ from musiclm.core.config import Config
 from musiclm.core.errors import DataError
 from musiclm.core.files import write_text_whole
 from musiclm.core.runtime import RandomStreams
-from musiclm.data.manifest import Caption, Clip, Corpus
+from musiclm.data.manifest import Caption, Clip, Corpus, Split
 
 PLAN_NAME = "plan.json"
 
@@ -88,27 +88,34 @@ def read_plan(folder: Path) -> EvaluationPlan:
 
 
 def plan_evaluation(
-    corpus: Corpus, *, num_clips: int = 200, clip_seconds: float = 10.0, seed: int = 0
+    corpus: Corpus,
+    *,
+    num_clips: int = 200,
+    clip_seconds: float = 10.0,
+    seed: int = 0,
+    split: Split = "test",
 ) -> EvaluationPlan:
-    """Chooses captions and reference audio from the held-out (test) split of a corpus.
+    """Chooses captions and reference audio from one split of a corpus.
+
+    Settings are to be chosen on `validation` and then scored once on `test`.
 
     Of each clip's captions a held-out wording is taken if there is one. With fewer clips than
     asked for, both sides get as many as there are, and the same number.
 
     Raises:
-        DataError: The test split has no captioned clips long enough on both sides.
+        DataError: The split has no captioned clips long enough on both sides.
     """
     streams = RandomStreams(seed)
     usable = [
         clip
-        for clip in corpus.split("test").clips
+        for clip in corpus.split(split).clips
         if clip.captions and clip.duration_seconds >= clip_seconds
     ]
     asked, reference = _two_sides(usable, streams)
     num_clips = min(num_clips, len(asked), len(reference))
     if num_clips == 0:
         raise DataError(
-            f"{corpus.folder} has {len(usable)} captioned test clips of {clip_seconds:g} s or "
+            f"{corpus.folder} has {len(usable)} captioned {split} clips of {clip_seconds:g} s or "
             "more; two melody clusters with at least one each are needed. Prepare more hours."
         )
     return EvaluationPlan(

@@ -209,7 +209,7 @@ class MusicLM:
                 differ.
             AudioError: A file of the request cannot be read.
         """
-        settings = self._decided(settings)
+        settings = self.decided(settings)
         request = request or GenerationRequest()
         asked = self._checked(prompts, seeds, settings, request)
         semantic, acoustic = self.stages.generate(
@@ -263,7 +263,7 @@ class MusicLM:
             PromptError: The prompt, duration, seed or request makes no sense.
             AudioError: A file of the request cannot be read.
         """
-        settings = self._decided(settings)
+        settings = self.decided(settings)
         request = request or GenerationRequest()
         asked = self._checked([prompt], [seed], settings, request)
         tokens = self.stages.stream(
@@ -305,7 +305,7 @@ class MusicLM:
         material = concatenated([gathered[text].material for text in texts])
         return _Asked(texts, streams, unknown, material, seconds)
 
-    def _decided(self, settings: GenerationSettings | None) -> GenerationSettings:
+    def decided(self, settings: GenerationSettings | None) -> GenerationSettings:
         """The settings with the model's own where nothing else is asked for."""
         settings = settings or GenerationSettings()
         guidance = self.config.guidance if settings.guidance is None else settings.guidance
