@@ -1,5 +1,6 @@
 """Figures of a benchmark: medians of several runs, ratios, and what may not get worse."""
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -70,15 +71,26 @@ class StoredRatios(Config):
         return cls.from_json(path.read_text(encoding="utf-8"))
 
 
-def timed(action: Callable[[], object], runs: int) -> tuple[float, ...]:
-    """Seconds of each of some runs, after one that is not counted."""
-    action()
+def timed(
+    action: Callable[[], object], runs: int, *, patience_seconds: float = math.inf
+) -> tuple[float, ...]:
+    """Seconds of each of some runs, after one that is not counted.
+
+    No run begins after `patience_seconds`; when the first alone takes longer, it is what counts.
+    """
+    first = _seconds_of(action)
+    if first > patience_seconds:
+        return (first,)
     seconds: list[float] = []
-    for _ in range(runs):
-        started = time.perf_counter()
-        action()
-        seconds.append(time.perf_counter() - started)
+    while len(seconds) < runs and (not seconds or first + sum(seconds) < patience_seconds):
+        seconds.append(_seconds_of(action))
     return tuple(seconds)
+
+
+def _seconds_of(action: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    action()
+    return time.perf_counter() - started
 
 
 def ratio_of(

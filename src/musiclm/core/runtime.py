@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from musiclm.core.errors import ConfigError
+from musiclm.core.memory import keep_freed_memory
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,8 @@ class Runtime:
         if threads < 1:
             raise ConfigError(f"num_threads is {threads}; it must be at least 1.")
         torch.set_num_threads(threads)
+        if device == "cpu":
+            keep_freed_memory()
         return cls(torch.device(device), threads)
 
 
