@@ -32,7 +32,6 @@ def test_what_takes_too_long_is_measured_fewer_times():
     assert len(timed(lambda: calls.append(0), 3, patience_seconds=0.0)) == len(calls) == 1
 
 
-
 def test_only_worse_ratios_are_refused(tmp_path):
     def ratios(speed, memory):
         return (

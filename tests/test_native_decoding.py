@@ -1,5 +1,7 @@
 """The compiled loop: the codes of the PyTorch loop, whatever the layout, guidance and window."""
 
+import threading
+
 import numpy as np
 import pytest
 import torch
@@ -154,6 +156,21 @@ def test_blocks_come_while_later_ones_are_still_to_be_made():
     ]
     assert len(sizes) > 2
     assert sum(sizes) == 100
+
+
+def test_what_is_left_half_used_holds_no_threads():
+    model, prefixes = make("coarse", next(iter(STYLES)), batch_size=4)
+    decoder = NativeDecoder(model, num_threads=2)
+    decode(decoder, prefixes, seeds=(1, 2, 3, 4))
+    before = threading.active_count()
+    left = []
+    for _ in range(8):
+        blocks = decoder.blocks(
+            prefixes, NUM_FRAMES, sampling=GREEDY, generators=generators(1, 2, 3, 4)
+        )
+        next(blocks)
+        left.append(blocks)
+    assert threading.active_count() == before
 
 
 def test_exponential_is_exact_to_single_precision():

@@ -21,4 +21,6 @@ def ahead(items: Iterator[Item], depth: int = 8) -> Generator[Item, None, None]:
             waiting.append(pool.submit(next, items, None))
             yield item
     finally:
-        pool.shutdown(cancel_futures=True)
+        # Without waiting: a generator that is left half-used ends in the garbage collector, which
+        # may have interrupted the start of another thread and holds its lock.
+        pool.shutdown(wait=False, cancel_futures=True)

@@ -36,6 +36,8 @@ class Track:
         """The frames before `stop`; makes those that are missing."""
         while self.num_made < min(stop, self.num_frames):
             self.append(next(self._blocks))
+        if self.num_made >= self.num_frames:
+            self._blocks = iter(())  # what made them may end
         return self._codes[:, :, :stop]
 
     def append(self, block: Codes) -> None:

@@ -1,9 +1,10 @@
 """Decoding with the compiled loop: the codes of `stages.decoding`, in a tenth of the time."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from musiclm.stages.native.packing import (
     pack_target,
 )
 
+Made = TypeVar("Made")
 _CHUNK_STEPS = 32
 _CHUNK_NOISE = 2**21
 _PREFILL_POSITIONS = 64
@@ -74,20 +76,22 @@ class NativeDecoder:
         shares = _shares(len(generators), self.num_threads)
         chunk = self._chunk_steps(len(generators))
         frame = start.num_known
-        with ThreadPoolExecutor(len(shares)) as pool:
-            loops = list(pool.map(partial(self._begin, start, sampling=sampling), shares))
-            for first in range(start.first_step, num_steps, chunk):
-                stop = min(first + chunk, num_steps)
-                jobs = [
-                    pool.submit(loop.advance, first, stop, generators[share])
-                    for loop, share in zip(loops, shares, strict=True)
-                ]
-                steps = torch.from_numpy(np.concatenate([job.result() for job in jobs]))
-                completed = [pattern.completed_frame(step) for step in range(first, stop)]
-                new = sum(number is not None and number >= frame for number in completed)
-                if new:
-                    yield said_codes(self.model, steps, frame, new)
-                    frame += new
+        loops = self._together(partial(self._begin, start, sampling=sampling), shares)
+        for first in range(start.first_step, num_steps, chunk):
+            stop = min(first + chunk, num_steps)
+            said = self._together(
+                lambda loop, share, first=first, stop=stop: loop.advance(
+                    first, stop, generators[share]
+                ),
+                loops,
+                shares,
+            )
+            steps = torch.from_numpy(np.concatenate(said))
+            completed = [pattern.completed_frame(step) for step in range(first, stop)]
+            new = sum(number is not None and number >= frame for number in completed)
+            if new:
+                yield said_codes(self.model, steps, frame, new)
+                frame += new
 
     @torch.inference_mode()
     def states(self, inputs: Tensor) -> Tensor:
@@ -96,6 +100,20 @@ class NativeDecoder:
         cache = new_cache(self.model, batch_size, num_positions)
         rows = inputs.float().numpy()
         return torch.from_numpy(read_positions(self._network, cache, rows, 0))
+
+    @cached_property
+    def _pool(self) -> ThreadPoolExecutor:
+        """Threads that live as long as the decoder.
+
+        A pool for each call would end where its generator does: for one that is left half-used, in
+        the midst of the garbage collector, which may have interrupted the start of a thread.
+        """
+        return ThreadPoolExecutor(self.num_threads, thread_name_prefix="decoder")
+
+    def _together(self, job: Callable[..., Made], *inputs: Sequence[Any]) -> list[Made]:
+        """The job for each input, side by side when there are several."""
+        run = map if len(inputs[0]) == 1 else self._pool.map
+        return list(run(job, *inputs))
 
     def _begin(self, start: Start, share: slice, *, sampling: SamplingConfig) -> "_Loop":
         """Reads the known positions of a share of the samples."""
