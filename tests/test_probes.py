@@ -101,6 +101,17 @@ def test_mels_and_tokens_tell_what_noise_does_not(corpus: Corpus):
     table = report.markdown().splitlines()
     assert len(table) == 2 + len(representations) + 1
     assert f"{pitch.accuracy:.3f}" in table[2]
+    gain = report.above("mel", "noise")
+    assert gain["instrument"].low > 0
+    assert gain["instrument"].mean == pytest.approx(
+        report.scores["mel"]["instrument"].accuracy - report.scores["noise"]["instrument"].accuracy
+    )
+
+
+def test_probes_can_be_scored_on_another_corpus(corpus: Corpus):
+    representations = {"mel": mel_representation(MEL)}
+    same = run_probes(corpus, representations, CONFIG)
+    assert run_probes(corpus, representations, CONFIG, test_corpus=corpus) == same
 
 
 def test_the_same_seed_gives_the_same_report(corpus: Corpus):

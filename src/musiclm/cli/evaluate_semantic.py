@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 import tyro
@@ -17,6 +18,7 @@ from musiclm.evaluation.probes import (
     PROBES,
     ProbeConfig,
     ProbeReport,
+    ProbeScore,
     Representation,
     mel_representation,
     run_probes,
@@ -30,6 +32,7 @@ def evaluate_semantic(  # noqa: PLR0913  (each is an option of the command)
     source: tyro.conf.Positional[str | None] = None,
     *,
     corpus: Path,
+    test_corpus: Path | None = None,
     report: Path = Path("evaluation-semantic.json"),
     num_clips: int = 200,
     num_fit_clips: int = 400,
@@ -42,6 +45,7 @@ def evaluate_semantic(  # noqa: PLR0913  (each is an option of the command)
         source: A model folder or hub id; only its semantic.safetensors is needed.
         corpus: A rendered corpus: probes are fitted on its train split and scored on its test
             split (validation if there is none).
+        test_corpus: Score them on the test split of another corpus instead.
         report: The .json file to write.
         num_clips: Clips the probes are scored on.
         num_fit_clips: Clips the probes are fitted on.
@@ -50,13 +54,14 @@ def evaluate_semantic(  # noqa: PLR0913  (each is an option of the command)
     """
     parts = ModelParts(source, device)
     opened = Corpus.open(corpus)
-    split = held_out_split(opened)
-    chosen = spread(opened.split(split).clips, num_clips)
+    tested = opened if test_corpus is None else Corpus.open(test_corpus)
+    split = held_out_split(tested)
+    chosen = spread(tested.split(split).clips, num_clips)
     tokenizer = parts.semantic
     codes: list[Tensor] = []
     for clip in track(chosen, "tokenizing", console=Console(stderr=True)):
         heard = middle(
-            opened, clip, seconds=clip_seconds, sample_rate_hz=tokenizer.sample_rate_hz
+            tested, clip, seconds=clip_seconds, sample_rate_hz=tokenizer.sample_rate_hz
         ).samples
         codes.append(tokenizer.tokenize(heard[None].to(parts.runtime.device)).cpu())
     size = tokenizer.token_spec.codebook_size
@@ -69,10 +74,16 @@ def evaluate_semantic(  # noqa: PLR0913  (each is an option of the command)
         num_fit_clips=num_fit_clips,
         num_test_clips=num_clips,
     )
-    probes = run_probes(opened, representations(tokenizer, parts.runtime.device), config)
+    probes = run_probes(
+        opened,
+        representations(tokenizer, parts.runtime.device),
+        config,
+        test_corpus=tested,
+    )
     document = {
         **parts.described("semantic"),
         "corpus": str(corpus),
+        "test_corpus": str(test_corpus or corpus),
         "split": split,
         "clip_seconds": clip_seconds,
         "num_clips": len(chosen),
@@ -80,9 +91,11 @@ def evaluate_semantic(  # noqa: PLR0913  (each is an option of the command)
         "codebook_size": size,
         "token_perplexity": perplexity,
         "num_codes_used": int((token_counts(joined, size) > 0).sum()),
-        "probes": asdict(probes)["scores"],
-        "tokens_above_log_mel": above(probes, "tokens", "log-mel"),
-        "features_above_log_mel": above(probes, "features", "log-mel"),
+        "probes": {
+            name: {probe: _figures(score) for probe, score in scores.items()}
+            for name, scores in probes.scores.items()
+        },
+        **{f"{name}_above_log_mel": gains for name, gains in _gains(probes).items()},
     }
     write_report(report, "semantic", document)
     Console().print(_table(probes, f"{len(chosen)} {split} clips"))
@@ -104,16 +117,26 @@ def representations(
     }
 
 
-def above(probes: ProbeReport, name: str, baseline: str) -> dict[str, float]:
-    """Accuracy of one representation minus that of another, by probe."""
-    better, worse = probes.scores[name], probes.scores[baseline]
-    return {probe: better[probe].accuracy - worse[probe].accuracy for probe in PROBES}
+def _figures(score: ProbeScore) -> dict[str, float]:
+    """A score without its clips."""
+    return {name: value for name, value in asdict(score).items() if name != "by_clip"}
+
+
+def _gains(probes: ProbeReport) -> dict[str, dict[str, Any]]:
+    """How much tokens and features say beyond raw log-mels, with 95 % intervals."""
+    return {
+        name: {probe: asdict(gain) for probe, gain in probes.above(name, "log-mel").items()}
+        for name in ("tokens", "features")
+    }
 
 
 def _table(probes: ProbeReport, title: str) -> Table:
     table = Table("representation", *PROBES, title=f"accuracy of linear probes, {title}")
     for name, scores in probes.scores.items():
         table.add_row(name, *(f"{scores[probe].accuracy:.3f}" for probe in PROBES))
+    for name, gains in _gains(probes).items():
+        cells = (f"{g['mean']:+.3f} [{g['low']:+.3f}, {g['high']:+.3f}]" for g in gains.values())
+        table.add_row(f"{name} - log-mel", *cells)
     chances = next(iter(probes.scores.values()))
     table.add_row("chance", *(f"{chances[probe].chance:.3f}" for probe in PROBES))
     return table

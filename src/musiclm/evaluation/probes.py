@@ -12,7 +12,7 @@ Chance is the accuracy of always giving the class that is commonest in the fitti
 import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,7 @@ from musiclm.audio.spectrogram import LogMel, LogMelConfig
 from musiclm.core.config import Config
 from musiclm.core.errors import DataError
 from musiclm.data.manifest import Clip, Corpus, Split
+from musiclm.evaluation.distances import Interval, bootstrap_mean
 from musiclm.tokens.spec import Tokenizer
 
 Representation = Callable[[Tensor], Tensor]
@@ -73,12 +74,14 @@ class ProbeScore:
         chance: Accuracy of the commonest class.
         num_classes: Classes that were told apart.
         num_tested: Frames or clips that were scored.
+        by_clip: Share of right answers in each clip, by the clip's number.
     """
 
     accuracy: float
     chance: float
     num_classes: int
     num_tested: int
+    by_clip: Mapping[int, float] = field(default_factory=dict[int, float])
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,25 @@ class ProbeReport:
     """Scores by representation, then by probe."""
 
     scores: Mapping[str, Mapping[str, ProbeScore]]
+
+    def above(self, name: str, baseline: str) -> dict[str, Interval]:
+        """How much more often one representation is right than another, by probe, clip by clip.
+
+        Each clip counts as much as any other, so that of `pitch_class` may differ a little from
+        the difference of the accuracies, in which each frame does.
+
+        Raises:
+            DataError: Fewer than two clips were scored.
+        """
+        better, worse = self.scores[name], self.scores[baseline]
+        return {
+            probe: bootstrap_mean(
+                np.array([better[probe].by_clip[c] - worse[probe].by_clip[c] for c in clips]),
+                generator=np.random.default_rng(0),
+            )
+            for probe in PROBES
+            if (clips := sorted(better[probe].by_clip))
+        }
 
     def markdown(self) -> str:
         """A table, one row a representation."""
@@ -124,15 +146,27 @@ def mel_representation(config: LogMelConfig, *, frame_rate_hz: int = 25) -> Repr
 
 
 def run_probes(
-    corpus: Corpus, representations: Mapping[str, Representation], config: ProbeConfig
+    corpus: Corpus,
+    representations: Mapping[str, Representation],
+    config: ProbeConfig,
+    *,
+    test_corpus: Corpus | None = None,
 ) -> ProbeReport:
     """Fits and scores every probe on every representation.
+
+    Args:
+        corpus: Whose clips the probes are fitted on.
+        representations: By name.
+        config: How many clips are read and how the probes are fitted.
+        test_corpus: Whose clips they are scored on; by default those of `corpus`.
 
     Raises:
         DataError: A split has no clip, or its clips lack melody, lead or tempo.
     """
     fitting = _read(corpus, config.fit_split, config.num_fit_clips, representations, config)
-    testing = _read(corpus, config.test_split, config.num_test_clips, representations, config)
+    testing = _read(
+        test_corpus or corpus, config.test_split, config.num_test_clips, representations, config
+    )
     tempi = [clip.labels.tempo_bpm for clip in fitting.clips if clip.labels.tempo_bpm > 0]
     bounds = np.quantile(tempi, [1 / 3, 2 / 3]).tolist() if tempi else []
     return ProbeReport(
@@ -282,11 +316,16 @@ def _score(fitting: _Table, testing: _Table, config: ProbeConfig) -> ProbeScore:
         best = config.penalties[int(np.argmax(accuracies))]
     probe = _fitted(inputs, fitting.labels, best, config)
     commonest = counts.most_common(1)[0][0]
+    is_right = probe.predict(unseen) == truth
+    owners = testing.owners[tested]
     return ProbeScore(
-        accuracy=float(np.mean(probe.predict(unseen) == truth)),
+        accuracy=float(np.mean(is_right)),
         chance=float(np.mean(truth == commonest)),
         num_classes=len(counts),
         num_tested=len(truth),
+        by_clip={
+            int(owner): float(np.mean(is_right[owners == owner])) for owner in np.unique(owners)
+        },
     )
 
 
