@@ -84,7 +84,7 @@ def _machine(device: str) -> list[tuple[str, str]]:
 def _decoding(runtime: Runtime) -> str:
     """Which loop decodes; compiles it when that was not done before."""
     if runtime.device.type != "cpu":
-        return f"PyTorch (the device is {runtime.device.type})"
+        return "recorded steps (CUDA graphs)"
     if importlib.util.find_spec("numba") is None:
         return 'PyTorch (numba is not installed; pip install "musiclm[fast]")'
     from musiclm.stages.native.warm_up import compile_loop  # imports numba

@@ -290,7 +290,8 @@ class Cascade:
         """Whether a second thread makes coarse codes while this one goes on with those made.
 
         Not with several samples: their threads share the samples instead. Not with the PyTorch
-        loop: two of them hold one another up.
+        loop: two of them hold one another up. Not on a GPU: its queue is one.
         """
         decoder = self.decoders[self.coarse.layout.name]
-        return batch_size == 1 and self._num_threads > 1 and not isinstance(decoder, TorchDecoder)
+        is_alone = self.coarse.begin.device.type == "cpu" and not isinstance(decoder, TorchDecoder)
+        return batch_size == 1 and self._num_threads > 1 and is_alone

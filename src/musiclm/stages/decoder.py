@@ -1,4 +1,4 @@
-"""Which loop decodes a stage: the compiled one on a CPU, PyTorch's everywhere else."""
+"""Which loop decodes a stage: the compiled one on a CPU, recorded steps on a GPU."""
 
 import importlib.util
 from collections.abc import Iterator, Mapping, Sequence
@@ -7,6 +7,7 @@ from typing import Protocol, runtime_checkable
 import torch
 
 from musiclm.stages.decoding import SamplingConfig, generate_frames
+from musiclm.stages.graph.decoder import GraphDecoder
 from musiclm.stages.language_model import Codes, StageModel
 
 
@@ -40,7 +41,7 @@ class TorchDecoder:
 
     Args:
         model: The stage, in eval mode.
-        reason: Why the compiled loop does not run.
+        reason: Why nothing faster runs.
     """
 
     def __init__(self, model: StageModel, reason: str) -> None:
@@ -98,6 +99,8 @@ def make_decoder(model: StageModel, *, num_threads: int = 1) -> Decoder:
         model: The stage, in eval mode.
         num_threads: Threads that a batch may be shared among.
     """
+    if model.begin.device.type == "cuda":
+        return GraphDecoder(model)
     reason = why_not_compiled(model)
     if reason is not None:
         return TorchDecoder(model, reason)
