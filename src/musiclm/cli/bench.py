@@ -15,6 +15,7 @@ from musiclm.cli.bench_figures import (
     check_ratios,
     ratio_of,
 )
+from musiclm.cli.bench_gpu import bar_ratios, gpu_figures, not_measured
 from musiclm.cli.bench_measures import (
     codec_speeds,
     cold_start,
@@ -28,6 +29,7 @@ from musiclm.core.errors import PromptError
 from musiclm.core.files import write_text_whole
 from musiclm.core.runtime import Runtime
 from musiclm.generation.musiclm import MusicLM
+from musiclm.recipes.paper import paper
 
 _MEMORY_SECONDS = 30.0
 
@@ -79,7 +81,9 @@ def bench(  # noqa: PLR0913  (each is an option of the command)
     for name in against:
         add(*peer_figures(name, runtime.device, runs))
     if runtime.device.type == "cpu":
-        add(Figure(name="on a GPU", unit="", note="not measured: the device is the CPU"))
+        add(*not_measured("the device is the CPU"))
+    else:
+        add(*gpu_figures(paper(), runtime.device, runs))
     report = Report(machine=_machine(runtime), figures=tuple(figures), ratios=_ratios(figures))
     console.print(_table(report))
     write_text_whole(output, report.to_json() + "\n")
@@ -105,7 +109,7 @@ def _ratios(figures: list[Figure]) -> tuple[Ratio, ...]:
         for codec in ("codec", "seanet codec"):
             for what in ("encode", "decode"):
                 ratios += _pair(by_name, f"{codec}: {what}", f"{peer} fp32: {what}", "higher")
-    return tuple(ratios)
+    return (*ratios, *bar_ratios(figures))
 
 
 def _pair(by_name: dict[str, Figure], over: str, under: str, better: str) -> list[Ratio]:

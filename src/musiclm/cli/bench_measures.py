@@ -3,7 +3,7 @@
 import math
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 
 import torch
@@ -15,7 +15,7 @@ from musiclm.generation.musiclm import MusicLM
 from musiclm.generation.prompt import GenerationSettings
 from musiclm.stages.decoder import Decoder, TorchDecoder
 from musiclm.stages.decoding import SamplingConfig
-from musiclm.stages.language_model import StageModel
+from musiclm.stages.layout import Segment
 
 PROMPT = "a calm violin melody over soft piano"
 CODEC_SECONDS = 30.0
@@ -63,22 +63,24 @@ def first_sound(model: MusicLM, runs: int) -> Figure:
     return Figure(name="first sound of a stream", unit="s", values=timed(run, runs))
 
 
-def stage_speed(decoder: Decoder, name: str, runs: int) -> Figure:
-    """Target tokens a second of one stage, one sample, whole windows of 3 s."""
+def stage_speed(
+    decoder: Decoder, name: str, runs: int, *, batch_size: int = 1, seconds: float = _STAGE_SECONDS
+) -> Figure:
+    """Target tokens a second of one stage, all samples together, whole windows."""
     model = decoder.model
-    codes = _random_codes(model)
+    codes = random_codes(model.layout.prefixes, batch_size, seconds)
     spec = model.layout.target.spec
-    num_frames = spec.num_frames(_STAGE_SECONDS)
+    num_frames = spec.num_frames(seconds)
 
     def run() -> None:
-        generators = [RandomStreams(0).generator("bench")]
+        generators = [RandomStreams(0).generator("bench", row) for row in range(batch_size)]
         for _ in decoder.blocks(
             codes, num_frames, sampling=SamplingConfig(), generators=generators
         ):
             pass
 
-    tokens = num_frames * spec.num_quantizers
-    values = tuple(tokens / seconds for seconds in timed(run, runs))
+    tokens = batch_size * num_frames * spec.num_quantizers
+    values = tuple(tokens / taken for taken in timed(run, runs))
     return Figure(name=name, unit="tokens/s", values=values)
 
 
@@ -161,13 +163,15 @@ def _waited(device: torch.device) -> Callable[[object], None]:
     return wait
 
 
-def _random_codes(model: StageModel) -> dict[str, torch.Tensor]:
+def random_codes(
+    segments: Sequence[Segment], batch_size: int, seconds: float
+) -> dict[str, torch.Tensor]:
+    """Codes of a crop, as likely as any others, by the segment's name."""
     generator = RandomStreams(0).generator("bench codes")
     codes: dict[str, torch.Tensor] = {}
-    for segment in model.layout.prefixes:
+    for segment in segments:
         spec = segment.spec
-        num_frames = spec.num_frames(_STAGE_SECONDS)
-        shape = (1, spec.num_quantizers, num_frames)
+        shape = (batch_size, spec.num_quantizers, spec.num_frames(seconds))
         codes[segment.name] = torch.randint(spec.codebook_size, shape, generator=generator)
     return codes
 
