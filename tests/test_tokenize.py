@@ -200,7 +200,9 @@ def test_what_the_same_weights_made_is_copied(corpus, tmp_path):
     tokenize_corpus(corpus, tmp_path / "old", old, show_progress=False)
     tokenize_corpus(corpus, tmp_path / "whole", new, show_progress=False)
     fresh = models(weight_hashes=new.weight_hashes)
-    tokenize_corpus(corpus, tmp_path / "reused", fresh, reuse=tmp_path / "old", show_progress=False)
+    tokenize_corpus(
+        corpus, tmp_path / "reused", fresh, reuse=[tmp_path / "old"], show_progress=False
+    )
     for one, other in zip(
         tokens_of(tmp_path / "reused"), tokens_of(tmp_path / "whole"), strict=True
     ):
@@ -209,8 +211,24 @@ def test_what_the_same_weights_made_is_copied(corpus, tmp_path):
     assert fresh.acoustic.seen == new.acoustic.seen
 
 
+def test_parts_can_come_from_several_stores(corpus, tmp_path):
+    hashes = {"codec": "old", "semantic": "old", "mulan": "same"}
+    for name in ("codec", "semantic"):
+        one_new = models(weight_hashes=hashes | {name: "new"})
+        tokenize_corpus(corpus, tmp_path / name, one_new, show_progress=False)
+    merged = models(weight_hashes={"codec": "new", "semantic": "new", "mulan": "same"})
+    stores = [tmp_path / "codec", tmp_path / "semantic"]
+    tokenize_corpus(corpus, tmp_path / "merged", merged, reuse=stores, show_progress=False)
+    assert merged.acoustic.seen == merged.semantic.seen == []
+    tokenize_corpus(corpus, tmp_path / "whole", models(), show_progress=False)
+    for one, other in zip(
+        tokens_of(tmp_path / "merged"), tokens_of(tmp_path / "whole"), strict=True
+    ):
+        np.testing.assert_array_equal(one, other)
+
+
 def test_other_weights_leave_nothing_to_copy(corpus, tmp_path):
     tokenize_corpus(corpus, tmp_path / "old", models(), show_progress=False)
     other = models(weight_hashes={"codec": "other"})
     with pytest.raises(DataError, match="nothing that these weights"):
-        tokenize_corpus(corpus, tmp_path / "new", other, reuse=tmp_path / "old")
+        tokenize_corpus(corpus, tmp_path / "new", other, reuse=[tmp_path / "old"])

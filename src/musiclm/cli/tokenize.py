@@ -20,7 +20,7 @@ def tokenize(  # noqa: PLR0913  (each is an option of the command)
     batch: int | None = None,
     stride_seconds: int = 1,
     share: str = "0/1",
-    reuse: Path | None = None,
+    reuse: tuple[Path, ...] = (),
     device: str = "auto",
 ) -> None:
     """Turn a corpus into semantic codes, acoustic codes and MuLan embeddings (Parquet shards).
@@ -34,7 +34,7 @@ def tokenize(  # noqa: PLR0913  (each is an option of the command)
         batch: Clips that go through a model at once; 1 on a CPU and 8 on a GPU by default.
         stride_seconds: From one of MuLan's windows to the next; 1 is the paper's, more is faster.
         share: INDEX/COUNT: do only this share of the clips; run 0/2 and 1/2 side by side.
-        reuse: Another token store of this corpus; what the same weights made is copied from it.
+        reuse: Other token stores of this corpus; what the same weights made is copied from them.
         device: auto, cpu or cuda.
     """
     opened = Corpus.open(corpus)

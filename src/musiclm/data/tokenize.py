@@ -93,7 +93,7 @@ def tokenize_corpus(  # noqa: PLR0913  (what is read, by whom, and where it goes
     models: CorpusModels,
     config: TokenizeConfig | None = None,
     *,
-    reuse: Path | None = None,
+    reuse: Sequence[Path] = (),
     device: torch.device | None = None,
     show_progress: bool = True,
 ) -> TokenizeResult:
@@ -108,7 +108,7 @@ def tokenize_corpus(  # noqa: PLR0913  (what is read, by whom, and where it goes
         dest: The folder of the store.
         models: The tokenizers and the embedder.
         config: How the corpus is cut.
-        reuse: Another store of the same corpus: what the same weights made is copied from it.
+        reuse: Other stores of the same corpus: what the same weights made is copied from them.
         device: Where the models are; by default the CPU.
         show_progress: Whether a bar is shown.
 
@@ -126,7 +126,7 @@ def tokenize_corpus(  # noqa: PLR0913  (what is read, by whom, and where it goes
         stride_seconds=config.stride_seconds,
         weight_hashes=dict(models.weight_hashes),
     )
-    reused = ReusedTokens(reuse, header) if reuse is not None else None
+    reused = [ReusedTokens(folder, header) for folder in reuse]
     worker = _Worker(models, config, device or torch.device("cpu"), reused)
     frame_seconds = 1 / header.semantic.frame_rate_hz
     share = config.share
@@ -158,7 +158,7 @@ class _Worker:
         models: CorpusModels,
         config: TokenizeConfig,
         device: torch.device,
-        reused: ReusedTokens | None = None,
+        reused: Sequence[ReusedTokens] = (),
     ) -> None:
         self._reused = reused
         self._models = models
@@ -210,13 +210,14 @@ class _Worker:
         audios: Sequence[Waveform],
         make: Callable[[Sequence[Waveform]], list[Tensor]],
     ) -> list[NDArray[np.generic]]:
-        """A part of every clip: from the other store where it has it, else from its model."""
+        """A part of every clip: from another store that has it, else from its model."""
         known: dict[int, NDArray[np.generic]] = {}
         for index, (clip, audio) in enumerate(zip(clips, audios, strict=True)):
-            if self._reused is not None:
-                values = self._reused.of(part, clip.clip_id, audio.duration_seconds)
+            for store in self._reused:
+                values = store.of(part, clip.clip_id, audio.duration_seconds)
                 if values is not None:
                     known[index] = values
+                    break
         missing = [index for index in range(len(clips)) if index not in known]
         made = make([audios[index] for index in missing])
         known |= {index: tensor.numpy() for index, tensor in zip(missing, made, strict=True)}
