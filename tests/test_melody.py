@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from musiclm.audio.pitch import track_pitch
 from musiclm.audio.waveform import Waveform
@@ -17,8 +18,12 @@ from musiclm.core.runtime import RandomStreams
 from musiclm.data.manifest import Corpus
 from musiclm.data.melody.line import Line, SingerErrors, performed
 from musiclm.data.melody.source import MelodySource, frame_targets
-from musiclm.data.melody.tokens import MelodyCropSource, write_melody_tokens
-from musiclm.data.melody.voices import VOICE_KINDS, sing
+from musiclm.data.melody.tokens import (
+    MelodyCropSource,
+    has_melody_tokens,
+    write_melody_tokens,
+)
+from musiclm.data.melody.voices import VOICE_KINDS, _partials, sing
 from musiclm.evaluation.melody import MelodyNote, melody_ranks, note_recall
 from musiclm.evaluation.seams import measure_seams
 from musiclm.evaluation.transcription import Transcript, notes_of
@@ -88,6 +93,23 @@ def test_a_voice_sings_the_notes_it_is_given(kind):
     heard = float(track.pitches[35:60].median())
     off = (heard - 69 + 6) % 12 - 6
     assert abs(off) < 0.9  # A, in some octave, within the voice's own tuning and vibrato
+
+
+def test_partials_are_a_sum_of_sines():
+    draw = np.random.default_rng(0)
+    hz, strengths = draw.uniform(100, 400, 402), draw.uniform(0, 1, (24, 402))
+    ticks = np.arange(2 * RATE) * 200 / RATE
+    phase = 2 * np.pi * np.cumsum(np.interp(ticks, np.arange(402), hz)) / RATE
+    wanted = sum(
+        np.interp(ticks, np.arange(402), row) * np.sin(number * phase)
+        for number, row in enumerate(strengths, start=1)
+    )
+    np.testing.assert_allclose(_partials(hz, strengths, 2 * RATE, RATE), wanted, atol=2e-3)
+
+
+def test_voices_refuse_rates_between_their_ticks():
+    with pytest.raises(ConfigError, match="200 Hz"):
+        sing(np.random.default_rng(0), line(), 1.0, "hum", 22_050)
 
 
 def test_the_front_end_turns_a_transposition_into_a_shift_and_measures_tuning():
@@ -208,6 +230,8 @@ def test_tokens_are_fitted_saved_and_kept_beside_a_store(corpus, embedder, tmp_p
     assert tokenizer.pitch_classes(codes).max() <= 12
     (tmp_path / "store").mkdir()
     assert write_melody_tokens(corpus, tmp_path / "store", tokenizer) == 8
+    assert has_melody_tokens(tmp_path / "store", "")
+    assert not has_melody_tokens(tmp_path / "store", "of other weights")
 
     class Crops:
         class config:  # noqa: N801
@@ -228,6 +252,39 @@ def test_tokens_are_fitted_saved_and_kept_beside_a_store(corpus, embedder, tmp_p
     other = spec.model_copy(update={"codebook_size": 8})
     with pytest.raises(DataError, match="other melody tokens"):
         MelodyCropSource(source_of_crops, tmp_path / "store", other, dropout=0.0, seed=0)
+
+
+def test_humming_that_was_stopped_goes_on_where_it_was(corpus, embedder, tmp_path, monkeypatch):
+    with RandomStreams(0).layers_draw_from("tokenizer"):
+        tokenizer = MelodyTokenizer(melody_recipe("tiny").tokenizer).eval()
+    for level in tokenizer.quantizer.quantizers:
+        torch.nn.init.normal_(level.codebook, generator=torch.Generator().manual_seed(0))
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    for store in (whole, stopped):
+        store.mkdir()
+    write_melody_tokens(corpus, whole, tokenizer, weights_sha256="a")
+
+    def stop(done, of):
+        if done == 5:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("musiclm.data.melody.tokens._SAVE_EVERY", 2)
+    with pytest.raises(KeyboardInterrupt):
+        write_melody_tokens(corpus, stopped, tokenizer, weights_sha256="a", on_progress=stop)
+    assert not has_melody_tokens(stopped, "a")
+    source: Any = None
+    with pytest.raises(DataError, match="not finished"):
+        MelodyCropSource(source, stopped, tokenizer.token_spec, dropout=0.0, seed=0)
+    told: list[int] = []
+    arguments: dict[str, Any] = {"on_progress": lambda done, of: told.append(done)}
+    write_melody_tokens(corpus, stopped, tokenizer, weights_sha256="a", **arguments)
+    assert told == [5, 6, 7, 8]
+    tokens = [load_file(store / "melody.safetensors") for store in (whole, stopped)]
+    assert list(tokens[0]) == list(tokens[1])
+    assert all(torch.equal(tokens[0][name], tokens[1][name]) for name in tokens[0])
+    told.clear()
+    write_melody_tokens(corpus, stopped, tokenizer, weights_sha256="b", **arguments)
+    assert len(told) == 8
 
 
 def test_a_stage_that_learns_of_melodies_says_the_same_without_one():

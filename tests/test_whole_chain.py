@@ -31,6 +31,7 @@ def folder(tmp_path_factory, unchecked):
     recipe = load_recipe("tiny")
     build_model(recipe, corpus, base / "work", base / "model", runtime=runtime, say=said.append)
     assert said[-1].endswith("the model is whole")
+    assert len([line for line in said if "does not know its notes" in line]) == 1
     again: list[str] = []
     build_model(recipe, corpus, base / "work", base / "model", runtime=runtime, say=again.append)
     assert not [line for line in again if "training" in line]

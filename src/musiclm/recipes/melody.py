@@ -90,7 +90,13 @@ def melody_recipe(name: str) -> MelodyRecipe:
 
 
 def melody_run(
-    recipe: Recipe, component: MelodyComponent, data: Path, model: Path | None = None
+    recipe: Recipe,
+    component: MelodyComponent,
+    data: Path,
+    model: Path | None = None,
+    *,
+    start_from: Path | None = None,
+    is_resumed: bool = False,
 ) -> ComponentRun:
     """What `training.trainer.train` needs for the embedder or for the stage that reads its tokens.
 
@@ -99,8 +105,11 @@ def melody_run(
         component: `melody`, or `melody-stage`: the model's semantic stage, fine-tuned with melody
             tokens as one more, optional segment.
         data: A rendered corpus; for `melody-stage` a token store with melody tokens.
-        model: The folder with the parts trained before; `melody-stage` needs its `mulan`,
-            `melody` and `semantic_stage` files.
+        model: The folder with the parts trained before; `melody-stage` needs its `mulan` and
+            `melody` files, and `semantic_stage` unless `start_from` is given.
+        start_from: Weights to begin with: of another embedder, or of the stage to fine-tune.
+        is_resumed: Whether a checkpoint is going to overwrite the weights, so that the work of a
+            start can be spared.
 
     Raises:
         ConfigError: The stage is asked for without a model folder.
@@ -113,13 +122,16 @@ def melody_run(
         with RandomStreams(seed).layers_draw_from("init", "melody"):
             task = MelodyTask(part.task)
         source = MelodySource(Corpus.open(data), part.source, seed=seed)
-        count = part.start_batches
-        task.start_windows(source.written_batch(step, versions=3) for step in range(count))
+        if start_from is not None:
+            load_weights(task.model, start_from)
+        elif not is_resumed:
+            steps = range(part.start_batches)
+            task.start_windows(source.written_batch(step, versions=3) for step in steps)
         return ComponentRun(task, source, part.trainer)
     if model is None:
         raise ConfigError(
             "melody-stage needs --model, the folder with mulan.safetensors, melody.safetensors and "
-            "semantic_stage.safetensors."
+            "semantic_stage.safetensors (or --start-from another semantic stage)."
         )
     tokenizer = MelodyTokenizer.load(model / MELODY_FILE)
     stage = recipe.semantic_stage
@@ -128,20 +140,34 @@ def melody_run(
         crops, data, tokenizer.token_spec, dropout=part.stage_dropout, seed=stage.trainer.seed
     )
     trainer = stage.trainer.model_copy(update={"num_steps": part.stage_steps})
-    return ComponentRun(_stage_task(recipe, part, model, tokenizer), source, trainer)
+    extended = _with_melody(start_from or model / STAGE_FILE, part, tokenizer, trainer.seed)
+    return ComponentRun(_stage_task(recipe, part, model, extended), source, trainer)
 
 
-def _stage_task(
-    recipe: Recipe, part: MelodyRecipe, model: Path, tokenizer: MelodyTokenizer
-) -> StageTask:
-    """The model's semantic stage, reading one segment more unless it does already."""
-    path = model / STAGE_FILE
+def reads_melody(stage: Path) -> bool:
+    """Whether the weights of a semantic stage are of one that follows melodies.
+
+    Raises:
+        CheckpointError: The file is missing or damaged.
+    """
+    layout = StageConfig.from_json(read_config_json(stage)).layout
+    return any(segment.name == "melody" for segment in layout.segments)
+
+
+def _with_melody(
+    path: Path, part: MelodyRecipe, tokenizer: MelodyTokenizer, seed: int
+) -> StageModel:
+    """A trained semantic stage, reading one segment more unless it does already."""
     trained = StageModel(StageConfig.from_json(read_config_json(path)))
     load_weights(trained, path)
+    if reads_melody(path):
+        return trained
     segment = melody_segment(tokenizer.token_spec, part.look_ahead_frames)
-    generator = RandomStreams(recipe.semantic_stage.trainer.seed).generator("init", "melody table")
-    names = [known.name for known in trained.layout.segments]
-    extended = trained if segment.name in names else with_segment(trained, segment, generator)
+    return with_segment(trained, segment, RandomStreams(seed).generator("init", "melody table"))
+
+
+def _stage_task(recipe: Recipe, part: MelodyRecipe, model: Path, extended: StageModel) -> StageTask:
+    """The fine-tuning of a stage that reads melody tokens."""
     conditioner = Conditioner.load(model / "mulan.safetensors")
     config = recipe.stage_task("semantic").model_copy(
         update={"stage": extended.config, "optimizer": part.stage_optimizer}
@@ -150,7 +176,7 @@ def _stage_task(
         config,
         conditioner.tokenizer.tokenize,
         text_conditioning=conditioner.tokenize_text,
-        generator=generator,
+        generator=RandomStreams(recipe.semantic_stage.trainer.seed).generator("init", "melody"),
     )
     task.model.load_state_dict(extended.state_dict())
     return task

@@ -34,6 +34,8 @@ def paper() -> Recipe:
     return Recipe(
         name="paper",
         corpus_hours=280_000,
+        # The paper's melody prompt is another one: docs/deviations.md.
+        has_melody=False,
         codec=CodecRecipe(
             task=CodecTaskConfig(
                 codec=SoundStreamConfig(

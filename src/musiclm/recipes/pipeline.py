@@ -1,22 +1,35 @@
 """The pipeline: a corpus to a whole model folder, part by part; what is done is not done again."""
 
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 
 from musiclm.codec.soundstream import SoundStream, SoundStreamConfig
 from musiclm.conditioning.conditioner import Conditioner
+from musiclm.conditioning.melody_tokenizer import MelodyTokenizer
 from musiclm.core.errors import MusicLMError
 from musiclm.core.pretrained import load_weights, read_config_json, save_weights, sha256_of_file
 from musiclm.core.runtime import Runtime
 from musiclm.data.manifest import Corpus
+from musiclm.data.melody.source import melody_clips
+from musiclm.data.melody.tokens import has_melody_tokens, write_melody_tokens
 from musiclm.data.tokenize import CorpusModels, tokenize_corpus
 from musiclm.generation.bundle import BundleConfig, write_bundle_config
 from musiclm.recipes.components import (
     STAGE_OF,
     ComponentName,
+    ComponentRun,
     component_run,
     fit_mulan,
     fit_semantic,
+)
+from musiclm.recipes.melody import (
+    MELODY_FILE,
+    MelodyComponent,
+    fit_melody,
+    melody_recipe,
+    melody_run,
+    reads_melody,
 )
 from musiclm.recipes.recipe import Recipe, StageName
 from musiclm.semantic.tokenizer import SemanticTokenizer
@@ -39,6 +52,9 @@ def build_model(
     """Trains every part of a model, in the order they need one another.
 
     Stopped and started again, it goes on where it was: a part whose file is in `output` is done.
+    The semantic stage is done when its weights read melody tokens, in a recipe with melody; a plain
+    one, just trained or found in `output`, is what its fine-tuning begins with. A corpus whose
+    clips do not know their notes gives a model without melody.
 
     Args:
         recipe: What to build.
@@ -53,6 +69,7 @@ def build_model(
     builder.semantic()
     builder.mulan()
     builder.tokens()
+    builder.melody()
     for component, name in STAGE_OF.items():
         builder.stage(component, name)
     write_bundle_config(output, _bundle_config(recipe))
@@ -135,19 +152,39 @@ class _Builder:
         """Tokenizes the corpus; clips that are in the store are skipped."""
         self.say("tokenizing the corpus")
         tokenize_corpus(
-            Corpus.open(self.corpus),
+            self.opened_corpus,
             self.token_store,
             load_corpus_models(self.output, self.runtime),
             self.recipe.tokens,
             device=self.runtime.device,
         )
 
-    def stage(self, component: ComponentName, name: StageName) -> None:
-        """Trains one language model."""
-        output = self.output / f"{component.replace('-', '_')}.safetensors"
-        if output.is_file():
+    def melody(self) -> None:
+        """Trains the melody embedder, fits its codebooks, and hums the corpus."""
+        if not self.has_melody:
             return
-        weights = self._trained(component, self.token_store)
+        output = self.output / MELODY_FILE
+        if not output.is_file():
+            weights = self._trained_melody("melody", self.corpus)
+            self.say("melody: fitting codebooks")
+            fit_melody(self.recipe, self.corpus, weights, output, runtime=self.runtime)
+        sha256 = sha256_of_file(output)
+        if not has_melody_tokens(self.token_store, sha256):
+            self.say("humming the corpus")
+            tokenizer = MelodyTokenizer.load(output)
+            write_melody_tokens(
+                self.opened_corpus, self.token_store, tokenizer, weights_sha256=sha256
+            )
+
+    def stage(self, component: ComponentName, name: StageName) -> None:
+        """Trains one language model; the semantic one learns to follow melodies at the end."""
+        output = self.output / f"{component.replace('-', '_')}.safetensors"
+        is_melodic = name == "semantic" and self.has_melody
+        if output.is_file() and not (is_melodic and not reads_melody(output)):
+            return
+        weights = output if output.is_file() else self._trained(component, self.token_store)
+        if is_melodic:
+            weights = self._trained_melody("melody-stage", self.token_store, weights)
         config_json = read_config_json(weights)
         model = StageModel(StageConfig.from_json(config_json))
         load_weights(model, weights)
@@ -159,12 +196,51 @@ class _Builder:
         """Where the corpus's tokens are."""
         return self.work / "tokens"
 
+    @cached_property
+    def opened_corpus(self) -> Corpus:
+        """The corpus, read once."""
+        return Corpus.open(self.corpus)
+
+    @cached_property
+    def has_melody(self) -> bool:
+        """Whether the model is to follow melodies and the corpus can teach it."""
+        if not self.recipe.has_melody:
+            return False
+        seconds = melody_recipe(self.recipe.name).source.view_seconds
+        if melody_clips(self.opened_corpus, "train", seconds):
+            return True
+        self.say(f"{self.corpus} does not know its notes: the model will follow no melodies")
+        return False
+
     def _trained(self, component: ComponentName, data: Path) -> Path:
         """Trains a component, or goes on with it, and gives its averaged weights."""
+
+        def prepare(is_resumed: bool) -> ComponentRun:
+            return component_run(self.recipe, component, data, self.output, is_resumed=is_resumed)
+
+        return self._run(component, prepare)
+
+    def _trained_melody(
+        self, component: MelodyComponent, data: Path, start_from: Path | None = None
+    ) -> Path:
+        """The same for the components of the melody part."""
+
+        def prepare(is_resumed: bool) -> ComponentRun:
+            return melody_run(
+                self.recipe,
+                component,
+                data,
+                self.output,
+                start_from=start_from,
+                is_resumed=is_resumed,
+            )
+
+        return self._run(component, prepare)
+
+    def _run(self, component: str, prepare: Callable[[bool], ComponentRun]) -> Path:
         self.say(f"{component}: training")
         folder = self.work / "runs" / component
-        is_resumed = checkpoint_folder(folder) is not None
-        run = component_run(self.recipe, component, data, self.output, is_resumed=is_resumed)
+        run = prepare(checkpoint_folder(folder) is not None)
         result = train(run.task, run.source, run.trainer, folder, runtime=self.runtime)
         if not result.is_finished:
             raise MusicLMError(

@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from musiclm.codec.losses import StftLossConfig
 from musiclm.conditioning.audio_tower import AudioTowerConfig
 from musiclm.conditioning.tokenizer import ConditioningTokenizerConfig
 from musiclm.core.config import Config
@@ -45,6 +46,11 @@ class CodecRecipe(Config):
     """Audio."""
     trainer: TrainerConfig
     """The run."""
+    decoder_stft: StftLossConfig | None = None
+    """The spectra that a decoder hears which goes on alone (`codec-decoder`); by default those of
+    the whole codec."""
+    decoder_steps: int = Field(default=0, ge=0)
+    """Steps that the decoder goes on alone, the codes being what they are."""
     storage: Storage = "float16"
     """How the bundled weights are kept."""
 
@@ -148,6 +154,9 @@ class Recipe(Config):
     """Acoustic levels of the coarse stage; the fine stage makes the rest."""
     has_semantic_prefix: bool = True
     """Whether the coarse stage reads semantic tokens; without them it is the paper's ablation."""
+    has_melody: bool = True
+    """Whether the model follows tunes too, where the corpus knows its notes; their sizes are in
+    `recipes/melody.py`."""
     codec: CodecRecipe
     """SoundStream."""
     semantic: SemanticRecipe
@@ -162,6 +171,12 @@ class Recipe(Config):
     """MuLan and semantic tokens ► the first acoustic levels."""
     fine_stage: StageRecipe
     """The first acoustic levels ► the rest."""
+
+    @model_validator(mode="after")
+    def _check(self) -> "Recipe":
+        if self.has_melody and self.semantic_stage.output_table == "joint":
+            raise ValueError("a semantic stage with a joint output table needs has_melody=False")
+        return self
 
     @property
     def acoustic_spec(self) -> TokenSpec:

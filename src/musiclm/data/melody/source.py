@@ -71,11 +71,11 @@ class MelodySource:
         self.config = config
         self._streams = RandomStreams(seed)
         self._rank = rank
-        self._train = self._usable("train")
+        self._train = melody_clips(corpus, "train", config.view_seconds)
         if not self._train:
             raise DataError(
-                f"{corpus.folder} has no training clip with a melody. Render a corpus: "
-                "`musiclm prepare rendered`."
+                f"{corpus.folder} has no training clip with a melody and as long as a view "
+                f"({config.view_seconds:g} s). Render a corpus: `musiclm prepare rendered`."
             )
 
     def batch(self, step: int, microbatch: int) -> Mapping[str, Any]:
@@ -85,17 +85,13 @@ class MelodySource:
 
     def validation_batches(self) -> list[Mapping[str, Any]]:
         """Fixed excerpts of the validation split."""
-        clips = self._usable("validation")
+        clips = melody_clips(self.corpus, "validation", self.config.view_seconds)
         count = min(self.config.validation_melodies, len(clips))
         size = self.config.sounding
         return [
             self._batch(np.random.default_rng([7, first]), clips, fixed=range(first, first + size))
             for first in range(0, count - size + 1, size)
         ]
-
-    def _usable(self, split: Split) -> tuple[Clip, ...]:
-        clips = self.corpus.split(split).clips
-        return tuple(clip for clip in clips if len(clip.melody) >= 2 * _LEAST_NOTES)
 
     def _batch(
         self, draw: np.random.Generator, clips: Sequence[Clip], fixed: range | None = None
@@ -251,6 +247,15 @@ class MelodySource:
         rest = config.view_seconds - config.window_seconds
         second = min(rest * 0.8 / factor, rest)
         return [0, round(second * config.frame_rate_hz)]
+
+
+def melody_clips(corpus: Corpus, split: Split, view_seconds: float) -> tuple[Clip, ...]:
+    """The clips of a split whose notes are known, enough of them to cut a passage from."""
+    return tuple(
+        clip
+        for clip in corpus.split(split).clips
+        if len(clip.melody) >= 2 * _LEAST_NOTES and clip.duration_seconds >= view_seconds
+    )
 
 
 _ROW_NAMES = ("samples", "pitches", "onsets", "melodies", "windows")

@@ -7,7 +7,7 @@ notes have no melody tokens; their crops say that it is absent.
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -16,7 +16,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from musiclm.core.errors import DataError
+from musiclm.core.config import Config
+from musiclm.core.errors import ConfigError, DataError
 from musiclm.core.files import written_whole
 from musiclm.core.runtime import RandomStreams
 from musiclm.data.manifest import Clip, Corpus
@@ -26,9 +27,24 @@ from musiclm.data.token_source import TokenCropSource
 from musiclm.tokens.spec import Tokenizer, TokenSpec
 
 MELODY_TOKENS_NAME = "melody.safetensors"
-_FORMAT = "musiclm-melody-tokens-1"
+_SAVE_EVERY = 1000
 _ERRORS = SingerErrors(pitch_semitones=0.15, time_seconds=0.02, drift=0.0, shortest_share=0.75)
 _VOICE_ODDS = (0.6, 0.2, 0.2)
+
+
+class MelodyTokensHeader(Config):
+    """What a file of melody tokens says about them."""
+
+    format_version: Literal[1] = 1
+    """Of the file."""
+    spec: TokenSpec
+    """Shape of the codes."""
+    weights_sha256: str
+    """Of the tokenizer's file."""
+    seed: int
+    """Of voices and errors."""
+    is_complete: bool
+    """Whether every clip with notes has its tokens."""
 
 
 @torch.no_grad()
@@ -50,24 +66,85 @@ def write_melody_tokens(
     store: Path,
     tokenizer: Tokenizer,
     *,
+    weights_sha256: str = "",
     seed: int = 0,
     on_progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> int:
     """Hums every clip of a corpus that has notes, and keeps the tokens in the store's folder.
+
+    Stopped and started again, it goes on where it was: a file of the same weights and seed is
+    completed, one of others is made anew.
+
+    Args:
+        corpus: Clips, some with notes.
+        store: The folder of the token store.
+        tokenizer: Hears the hums.
+        weights_sha256: Of the tokenizer's file, so that tokens of other weights are known.
+        seed: Chooses voices and errors.
+        on_progress: Told the clips done and the clips in all.
 
     Returns:
         How many clips have a melody.
     """
     streams = RandomStreams(seed)
     clips = [clip for clip in corpus.clips if clip.melody]
+    path = store / MELODY_TOKENS_NAME
+    header = MelodyTokensHeader(
+        spec=tokenizer.token_spec, weights_sha256=weights_sha256, seed=seed, is_complete=False
+    )
     tokens: dict[str, Tensor] = {}
-    for number, clip in enumerate(clips, start=1):
+    if path.is_file():
+        found = read_melody_header(path)
+        if found.model_copy(update={"is_complete": False}) == header:
+            tokens = _read_tokens(path)
+    missing = [clip for clip in clips if clip.clip_id not in tokens]
+    done = len(clips) - len(missing)
+    for number, clip in enumerate(missing, start=1):
         tokens[clip.clip_id] = hummed_tokens(tokenizer, clip, streams).to(torch.uint8)
-        on_progress(number, len(clips))
-    metadata = {"format": _FORMAT, "spec": tokenizer.token_spec.to_json()}
-    with written_whole(store / MELODY_TOKENS_NAME) as temporary:
-        save_file(tokens, temporary, metadata=metadata)
+        on_progress(done + number, len(clips))
+        if number % _SAVE_EVERY == 0:
+            _write(path, tokens, header)
+    _write(path, tokens, header.model_copy(update={"is_complete": True}))
     return len(clips)
+
+
+def has_melody_tokens(store: Path, weights_sha256: str) -> bool:
+    """Whether a store has all the melody tokens that a tokenizer of these weights makes."""
+    path = store / MELODY_TOKENS_NAME
+    if not path.is_file():
+        return False
+    header = read_melody_header(path)
+    return header.is_complete and header.weights_sha256 == weights_sha256
+
+
+def read_melody_header(path: Path) -> MelodyTokensHeader:
+    """What a file of melody tokens says about them.
+
+    Raises:
+        DataError: It is damaged, or no such file.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            text = (file.metadata() or {}).get("header", "")
+        return MelodyTokensHeader.from_json(text)
+    except (SafetensorError, OSError, ConfigError) as error:
+        raise DataError(
+            f"{path} is damaged or no file of melody tokens. Delete it and make it again."
+        ) from error
+
+
+def _read_tokens(path: Path) -> dict[str, Tensor]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            names: list[str] = list(file.keys())
+            return {name: file.get_tensor(name) for name in names}
+    except (SafetensorError, OSError) as error:
+        raise DataError(f"{path} is damaged ({error}). Delete it and make it again.") from error
+
+
+def _write(path: Path, tokens: Mapping[str, Tensor], header: MelodyTokensHeader) -> None:
+    with written_whole(path) as temporary:
+        save_file(dict(tokens), temporary, metadata={"header": header.to_json()})
 
 
 class MelodyCropSource:
@@ -82,7 +159,7 @@ class MelodyCropSource:
         seed: Of those draws.
 
     Raises:
-        DataError: The store has no melody tokens, or of another shape.
+        DataError: The store has no melody tokens, or unfinished ones, or of another shape.
     """
 
     def __init__(
@@ -93,20 +170,15 @@ class MelodyCropSource:
         self._dropout = dropout
         self._streams = RandomStreams(seed)
         path = store / MELODY_TOKENS_NAME
+        command = f"musiclm tokenize-melody CORPUS {store} --model MODEL"
         if not path.is_file():
-            raise DataError(
-                f"{store} has no melody tokens. Make them: "
-                f"musiclm tokenize-melody CORPUS {store} --model MODEL"
-            )
-        try:
-            with safe_open(path, framework="pt") as file:
-                found = (file.metadata() or {}).get("spec", "")
-                if found != spec.to_json():
-                    raise DataError(f"{path} holds other melody tokens. Make them again.")
-                names: list[str] = list(file.keys())
-                self._tokens = {name: file.get_tensor(name) for name in names}
-        except (SafetensorError, OSError) as error:
-            raise DataError(f"{path} is damaged ({error}). Make it again.") from error
+            raise DataError(f"{store} has no melody tokens. Make them: {command}")
+        header = read_melody_header(path)
+        if header.spec != spec:
+            raise DataError(f"{path} holds other melody tokens. Make them again: {command}")
+        if not header.is_complete:
+            raise DataError(f"{path} is not finished. Go on with it: {command}")
+        self._tokens = _read_tokens(path)
 
     def batch(self, step: int, microbatch: int) -> Mapping[str, Any]:
         """One microbatch of training crops."""

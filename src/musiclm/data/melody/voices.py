@@ -13,12 +13,14 @@ from jaxtyping import Float
 from numpy import ndarray
 from numpy.typing import NDArray
 
+from musiclm.core.errors import ConfigError
 from musiclm.data.melody.line import Line, SingerErrors, performed
 
 VoiceKind = Literal["hum", "whistle", "instrument"]
 VOICE_KINDS: tuple[VoiceKind, ...] = get_args(VoiceKind)
 _CONTROL_HZ = 200
 _MAX_PARTIALS = 24
+_BLOCK_TICKS = 64
 _RANGES = {"hum": (45.0, 66.0), "whistle": (76.0, 92.0), "instrument": (50.0, 84.0)}
 # Formants (Hz) of vowels and of a closed mouth: rough averages of adult speakers.
 _FORMANTS = (
@@ -61,9 +63,14 @@ def sing(
         line: What is performed.
         duration_seconds: Length of the sound; later notes are left out.
         kind: Who performs it.
-        sample_rate_hz: Of the samples.
+        sample_rate_hz: Of the samples; a multiple of 200.
         errors: How far hums and whistles stray; instruments play what is written.
+
+    Raises:
+        ConfigError: The rate is another one.
     """
+    if sample_rate_hz < _CONTROL_HZ or sample_rate_hz % _CONTROL_HZ:
+        raise ConfigError(f"Voices sing at multiples of {_CONTROL_HZ} Hz, not at {sample_rate_hz}.")
     num_samples = round(duration_seconds * sample_rate_hz)
     low, high = _RANGES[kind]
     spread = draw.uniform(0, max(high - low - 12.0, 0.1))
@@ -77,7 +84,7 @@ def sing(
     hz = 440.0 * 2 ** ((curves.pitches - 69) / 12)
     strengths = _strengths(draw, curves, hz, kind, sample_rate_hz)
     voiced = _partials(hz, strengths, num_samples, sample_rate_hz)
-    voiced += _breath(draw, curves, num_samples, kind)
+    voiced += _breath(draw, curves, num_samples, kind, sample_rate_hz)
     return in_place(draw, voiced, sample_rate_hz)
 
 
@@ -86,12 +93,12 @@ def in_place(draw: np.random.Generator, samples: Samples, sample_rate_hz: int) -
     if draw.random() < 0.7:
         length = int(draw.uniform(0.08, 0.4) * sample_rate_hz)
         tail = draw.standard_normal(length) * np.exp(-6.0 * np.arange(length) / length)
-        tail *= draw.uniform(0.05, 0.35) / np.sqrt(np.sum(tail**2))
+        tail = (tail * draw.uniform(0.05, 0.35) / np.sqrt(np.sum(tail**2))).astype(np.float32)
         size = 1 << (len(samples) + length - 1).bit_length()
         wet = np.fft.irfft(np.fft.rfft(samples, size) * np.fft.rfft(tail, size), size)
-        samples = samples + wet[: len(samples)].astype(np.float32)
+        samples = samples + wet[: len(samples)]
     power = float(np.mean(samples**2)) + 1e-9
-    noise = draw.standard_normal(len(samples)).astype(np.float32)
+    noise = draw.standard_normal(len(samples), dtype=np.float32)
     noise *= np.float32(np.sqrt(power) * 10 ** (-draw.uniform(12, 50) / 20))
     samples = samples + noise
     peak = float(np.abs(samples).max()) + 1e-9
@@ -183,33 +190,57 @@ def _partials(
     num_samples: int,
     sample_rate_hz: int,
 ) -> Samples:
-    """The sum of partials; each is made from the two before it (Chebyshev), without more sines."""
-    places = np.arange(num_samples) * (_CONTROL_HZ / sample_rate_hz)
-    left = np.minimum(places.astype(np.int64), len(hz) - 2)
-    share = (places - left).astype(np.float32)
-    phase = 2 * np.pi * np.cumsum(hz[left] + (hz[left + 1] - hz[left]) * share) / sample_rate_hz
-    phase = np.mod(phase, 2 * np.pi).astype(np.float32)
-    twice_cosine = 2 * np.cos(phase)
-    before, partial = np.zeros_like(phase), np.sin(phase)
-    result = np.zeros(num_samples, np.float32)
-    weights = strengths.astype(np.float32)
-    for row in weights:
-        start = row[left]
-        result += (start + (row[left + 1] - start) * share) * partial
-        before, partial = partial, twice_cosine * partial - before
-    return result
+    """The sum of partials, by Clenshaw's recurrence: no sine but the fundamental's is taken.
+
+    Block by block, so that the arrays of the recurrence stay in the processor's cache.
+    """
+    count, size = _num_ticks(num_samples, sample_rate_hz)
+    phase = 2 * np.pi * np.cumsum(_between_ticks(hz, count, size)) / sample_rate_hz
+    phase = np.mod(phase, 2 * np.pi).astype(np.float32).reshape(count, size)
+    share = np.arange(size, dtype=np.float32) / np.float32(size)
+    towards = np.stack([1 - share, share])
+    ends = np.stack([strengths[:, :count], strengths[:, 1 : count + 1]], axis=2).astype(np.float32)
+    result = np.empty((count, size), np.float32)
+    for first in range(0, count, _BLOCK_TICKS):
+        block = slice(first, first + _BLOCK_TICKS)
+        twice_cosine = 2 * np.cos(phase[block])
+        latest, before, following = (np.zeros_like(twice_cosine) for _ in range(3))
+        for weights in (ends[:, block] @ towards)[::-1]:
+            np.multiply(twice_cosine, latest, out=following)
+            following -= before
+            following += weights
+            latest, before, following = following, latest, before
+        result[block] = latest * np.sin(phase[block])
+    return result.reshape(-1)[:num_samples]
 
 
 def _breath(
-    draw: np.random.Generator, curves: Curves, num_samples: int, kind: VoiceKind
+    draw: np.random.Generator,
+    curves: Curves,
+    num_samples: int,
+    kind: VoiceKind,
+    sample_rate_hz: int,
 ) -> Samples:
     """Air that is heard beside the tone."""
     if kind == "instrument":
         return np.zeros(num_samples, np.float32)
-    noise = draw.standard_normal(num_samples + 1).astype(np.float32)
-    noise = noise[1:] - 0.8 * noise[:-1]
-    ticks = np.linspace(0, len(curves.levels) - 1, num_samples)
+    noise = draw.standard_normal(num_samples + 1, dtype=np.float32)
+    noise = noise[1:] - np.float32(0.8) * noise[:-1]
     share = 10 ** (-draw.uniform(20, 45) / 20)
-    return (noise * np.interp(ticks, np.arange(len(curves.levels)), curves.levels) * share).astype(
-        np.float32
-    )
+    count, size = _num_ticks(num_samples, sample_rate_hz)
+    levels = _between_ticks((curves.levels * share).astype(np.float32), count, size)
+    return noise * levels.reshape(-1)[:num_samples]
+
+
+def _num_ticks(num_samples: int, sample_rate_hz: int) -> tuple[int, int]:
+    """How many ticks cover the samples, and the samples of each."""
+    size = sample_rate_hz // _CONTROL_HZ
+    return -(-num_samples // size), size
+
+
+def _between_ticks(
+    curve: Float[ndarray, " ticks"], count: int, size: int
+) -> Float[ndarray, "count size"]:
+    """Straight lines from each of the first `count` ticks to the next one."""
+    share = (np.arange(size) / size).astype(curve.dtype)
+    return curve[:count, None] + (curve[1 : count + 1] - curve[:count])[:, None] * share
