@@ -113,8 +113,7 @@ def component_run(
         if model is None:
             raise ConfigError("codec-decoder needs --model, the folder with codec.safetensors.")
         start_from = start_from or model / "codec.safetensors"
-        task = recipe.codec.task.model_copy(update={"decoder_only_start": 0.0})
-        run = _codec_run(recipe.codec.model_copy(update={"task": task}), data, is_started=True)
+        run = _codec_run(_decoder_alone(recipe.codec), data, is_started=True)
     elif component == "codec":
         run = _codec_run(recipe.codec, data, is_started=is_started)
     elif component == "semantic":
@@ -137,6 +136,15 @@ def _judge(part: MuLanRecipe) -> MuLanRecipe:
     trainer = part.trainer.model_copy(update={"seed": part.trainer.seed + 1})
     pairs = part.pairs.model_copy(update={"wordings": "odd"})
     return part.model_copy(update={"trainer": trainer, "pairs": pairs})
+
+
+def _decoder_alone(part: CodecRecipe) -> CodecRecipe:
+    """The run of a decoder that goes on while encoder and codebooks rest."""
+    stft = part.decoder_stft or part.task.stft
+    task = part.task.model_copy(update={"decoder_only_start": 0.0, "stft": stft})
+    steps = part.decoder_steps or part.trainer.num_steps
+    trainer = part.trainer.model_copy(update={"num_steps": steps})
+    return part.model_copy(update={"task": task, "trainer": trainer})
 
 
 def _codec_run(part: CodecRecipe, data: Path, *, is_started: bool) -> ComponentRun:
