@@ -43,7 +43,15 @@ def base(tmp_path_factory, unchecked):
     said = build(base)
     trained = [line.split(":")[0] for line in said if line.endswith(": training")]
     assert trained == [
-        *("codec", "semantic", "mulan", "melody", "semantic-stage", "melody-stage"),
+        *(
+            "codec",
+            "codec-decoder",
+            "semantic",
+            "mulan",
+            "melody",
+            "semantic-stage",
+            "melody-stage",
+        ),
         *("coarse-stage", "fine-stage"),
     ]
     return base

@@ -122,11 +122,13 @@ class _Builder:
         self.say = say
 
     def codec(self) -> None:
-        """Trains SoundStream."""
+        """Trains SoundStream; its decoder goes on alone where the recipe says so."""
         output = self.output / "codec.safetensors"
         if output.is_file():
             return
         weights = self._trained("codec", self.corpus)
+        if self.recipe.codec.decoder_steps:
+            weights = self._trained("codec-decoder", self.corpus, start_from=weights)
         config_json = read_config_json(weights)
         codec = SoundStream(SoundStreamConfig.from_json(config_json))
         load_weights(codec, weights)
@@ -212,11 +214,20 @@ class _Builder:
         self.say(f"{self.corpus} does not know its notes: the model will follow no melodies")
         return False
 
-    def _trained(self, component: ComponentName, data: Path) -> Path:
+    def _trained(
+        self, component: ComponentName, data: Path, start_from: Path | None = None
+    ) -> Path:
         """Trains a component, or goes on with it, and gives its averaged weights."""
 
         def prepare(is_resumed: bool) -> ComponentRun:
-            return component_run(self.recipe, component, data, self.output, is_resumed=is_resumed)
+            return component_run(
+                self.recipe,
+                component,
+                data,
+                self.output,
+                start_from=start_from,
+                is_resumed=is_resumed,
+            )
 
         return self._run(component, prepare)
 

@@ -71,6 +71,7 @@ def _codec() -> CodecRecipe:
         ),
         crops=CropSourceConfig(crop_seconds=0.96, batch_size=4, validation_crops=2),
         trainer=_trainer(12),
+        decoder_steps=2,
     )
 
 
