@@ -10,10 +10,11 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from musiclm.stages.decoder import TorchDecoder, make_decoder
-from musiclm.stages.decoding import SamplingConfig, generate
+from musiclm.stages.decoding import SamplingConfig, generate, prepare
 from musiclm.stages.graph.decoder import GraphDecoder, why_not_fused
 from musiclm.stages.graph.recording import run_as_it_is
 from musiclm.stages.graph.step import PLAIN
+from musiclm.stages.graph.workspace import Room, Workspace
 from musiclm.stages.language_model import StageModel
 from tests.support.stages import (
     SIZE,
@@ -89,16 +90,40 @@ def test_recorded_steps_say_the_same_at_all_positions(stage, style):
     model, prefixes = make(stage, style, "relative_bias" if style == "summed" else "rotary")
     recorder = TapeRecorder()
     decoder = make_decoder_of(model, record=recorder)
-    options = {"temperature": 0.9, "guidance": 2.0 if stage != "fine" else 1.0}
-    said = decode(decoder, prefixes, **options)
-    assert torch.equal(said, reference(model, prefixes, **options))
+    guidance = 2.0 if stage != "fine" else 1.0
+    options = {"temperature": 0.9, "guidance": guidance}
+    said = decode(decoder, prefixes, NUM_FRAMES, **options)
+    assert torch.equal(said, reference(model, prefixes, NUM_FRAMES, **options))
     # Each tape serves all positions of its bucket, and the next request needs no other.
     num_tapes = len(recorder.tapes)
     assert max(tape.num_played for tape in recorder.tapes) > 1
-    again = decode(decoder, prefixes, seeds=(4, 5, 6), **{**options, "temperature": 0.5})
-    expected = reference(model, prefixes, seeds=(4, 5, 6), **{**options, "temperature": 0.5})
-    assert torch.equal(again, expected)
+    options["temperature"] = 0.5
+    again = decode(decoder, prefixes, NUM_FRAMES, seeds=(4, 5, 6), **options)
+    assert torch.equal(again, reference(model, prefixes, NUM_FRAMES, seeds=(4, 5, 6), **options))
     assert len(recorder.tapes) == num_tapes
+
+
+@STAGES
+@ALL_STYLES
+def test_everything_a_step_touches_lies_where_the_weights_are(stage, style):
+    model, prefixes = make(stage, style, "relative_bias" if style == "paper" else "rotary")
+    prefixes = {name: codes.to("meta") for name, codes in prefixes.items()}
+    start = prepare(
+        model.to("meta"),
+        prefixes,
+        NUM_FRAMES,
+        batch_size=3,
+        is_guided=True,
+        known_target=None,
+    )
+    recorder, num_steps = TapeRecorder(), start.steps.shape[2]
+    room = Room(3, is_guided=True, num_positions=128, bucket=BUCKET, chunk_steps=32)
+    workspace = Workspace(model, room, kernels=PLAIN, record=recorder)
+    is_said = torch.ones(num_steps, model.pattern.num_columns, dtype=torch.bool)
+    workspace.begin(start, SamplingConfig(top_k=3, guidance=2.0), is_said)
+    touched = [tensor for tape in recorder.tapes for tensor in tape.tensors()]
+    assert touched
+    assert {tensor.device.type for tensor in touched} == {"meta"}
 
 
 @STAGES
@@ -197,7 +222,7 @@ def test_what_is_left_half_used_serves_the_next_request():
     decoder = make_decoder_of(model, record=recorder)
     left = decoder.blocks(prefixes, 60, sampling=SamplingConfig(), generators=generators(1, 2, 3))
     next(left)
-    left.close()
+    del left
     num_tapes = len(recorder.tapes)
     assert torch.equal(decode(decoder, prefixes, 60), reference(model, prefixes, 60))
     assert len(recorder.tapes) == num_tapes

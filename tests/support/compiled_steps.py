@@ -5,10 +5,10 @@ import torch
 from musiclm.stages.decoding import SamplingConfig, generate
 from musiclm.stages.graph import decoder as graph_decoder
 from musiclm.stages.graph.step import Kernels, choose_step, layer_step, position_tensors
-from tests.support.stages import STYLES, make_codes, make_layout, make_model
+from tests.support.stages import STYLES, Positions, make_codes, make_layout, make_model
 
 NUM_FRAMES = 18
-CASES = (
+CASES: tuple[tuple[str, str, Positions, SamplingConfig], ...] = (
     ("coarse", "paper", "relative_bias", SamplingConfig(top_k=3)),
     ("semantic", "all_aligned", "rotary", SamplingConfig(guidance=2.0)),
 )

@@ -30,6 +30,10 @@ class Tape(TorchDispatchMode):
         self.operations.append((func, args, kwargs or {}, results))
         return results
 
+    def tensors(self):
+        """All that operations were given and gave."""
+        return _tensors([(args, kwargs, results) for _, args, kwargs, results in self.operations])
+
     def play(self):
         self.num_played += 1
         for func, args, kwargs, results in self.operations:

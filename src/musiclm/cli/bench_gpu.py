@@ -63,6 +63,9 @@ class Sizes:
     """The recipe's crops."""
 
 
+_SIZES = Sizes()
+
+
 def not_measured(reason: str) -> list[Figure]:
     """A line for each bar that says why it was not measured."""
     return [Figure(name=bar.name, unit="", note=f"not measured: {reason}") for bar in BARS]
@@ -79,7 +82,7 @@ def bar_ratios(figures: Sequence[Figure]) -> list[Ratio]:
 
 
 def gpu_figures(
-    recipe: Recipe, device: torch.device, runs: int, *, sizes: Sizes | None = None
+    recipe: Recipe, device: torch.device, runs: int, *, sizes: Sizes = _SIZES
 ) -> list[Figure]:
     """All figures of a device, with random weights.
 
@@ -90,7 +93,6 @@ def gpu_figures(
         runs: Of each figure.
         sizes: How much is computed.
     """
-    sizes = sizes or Sizes()
     copy = copy_speed(device, runs, num_bytes=sizes.copy_bytes)
     products = product_speed(device, runs, dim=sizes.product_dim)
     model = random_stage(recipe.stage_task("semantic").stage, device)
