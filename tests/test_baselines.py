@@ -11,6 +11,7 @@ from musiclm.data.manifest import Corpus
 from musiclm.evaluation.systems import System
 from musiclm.generation.prompt import GenerationSettings
 from musiclm.recipes.tiny import tiny
+from musiclm.stages.decoder import make_decoder
 from musiclm.stages.layout import coarse_layout
 from tests.support.corpus import write_corpus
 from tests.support.stages import COARSE, CONDITIONING, PAPER, SEMANTIC, make_layout, make_model
@@ -64,11 +65,12 @@ def test_cross_fades_keep_power_and_ends():
 @pytest.fixture(scope="module")
 def stages():
     """A coarse stage without semantic tokens, one with them, and a fine stage; windows of 1 s."""
-    return (
+    models = (
         make_model(coarse_layout(CONDITIONING, None, COARSE, PAPER)),
         make_model(make_layout("coarse", PAPER)),
         make_model(make_layout("fine", PAPER)),
     )
+    return tuple(make_decoder(model) for model in models)
 
 
 def codes(batch: int, frames: int) -> dict[str, torch.Tensor]:

@@ -12,11 +12,14 @@ import musiclm.cli.evaluate_captions as captions_verb
 import musiclm.cli.reproduce as verb
 from musiclm.audio.waveform import Waveform
 from musiclm.cli.main import main
+from musiclm.cli.reproduction_study import write_study
 from musiclm.core.errors import DataError
 from musiclm.core.runtime import Runtime
 from musiclm.data.manifest import Caption, Clip, Labels, write_manifest
 from musiclm.evaluation.analysis import Judges
-from musiclm.evaluation.plan import plan_for_captions
+from musiclm.evaluation.listening.store import AnswerStore
+from musiclm.evaluation.listening.study import read_study
+from musiclm.evaluation.plan import plan_for_captions, read_plan
 from musiclm.evaluation.systems import System, fill_folder, read_folder
 from musiclm.generation.bundle import BundleConfig
 from musiclm.generation.musiclm import MusicLM
@@ -48,7 +51,7 @@ class Player:
 def corpus(tmp_path) -> Path:
     folder = tmp_path / "corpus"
     clips: list[Clip] = []
-    for number in range(16):
+    for number in range(24):
         lead = list(PITCH_OF_LEAD_HZ)[number % 4]
         tone(lead, 10.0, loudness=0.1 + number / 50).write(folder / f"{number}.wav")
         clips.append(
@@ -123,7 +126,7 @@ class FakeOther(Player):
 
 
 def run(corpus: Path, output: Path, **options: Any) -> dict[str, Any]:
-    verb.reproduce(output, corpus=corpus, num_captions=8, num_study=4, batch=3, **options)
+    verb.reproduce(output, corpus=corpus, num_captions=10, num_study=10, batch=3, **options)
     return json.loads((output / "report.json").read_text())
 
 
@@ -144,7 +147,7 @@ def test_a_report_is_whole_and_says_what_was_not_measured(corpus, tmp_path):
     text = (output / "report.md").read_text()
     page = (output / "report.html").read_text()
     assert "not measured" in text
-    assert page.count("<audio") == 2 * 6
+    assert page.count("<audio") == 3 * 6
     assert (output / "study" / "study.json").is_file()
 
 
@@ -157,6 +160,54 @@ def test_a_resumed_report_makes_nothing_again_and_is_the_same(corpus, players, t
     run(corpus, output)
     assert (output / "report.json").read_text() == first
     assert len(players["musiclm"].asked) == asked + 1
+
+
+@pytest.mark.usefixtures("players")
+def test_listeners_join_the_report_and_their_study_is_kept(corpus, tmp_path, capsys):
+    output = tmp_path / "out"
+    figures = run(corpus, output)
+    verdicts = {finding["claim"]: finding["verdict"] for finding in figures["findings"]}
+    assert verdicts["Listeners prefer MusicLM to retrieval"] == "not measured"
+    assert figures["listening"] is None
+    assert "no study" in (output / "report.md").read_text()
+    study = read_study(output / "study")
+    assert set(study.conditions) == {"musiclm", "retrieval", "real"}
+    store = AnswerStore(output / "study", study)
+    for _ in range(2):
+        session = store.begin()
+        for number, trial in enumerate(store.trials(session)):
+            liked = max(trial.conditions, key=("retrieval", "musiclm", "real").index)
+            store.answer(session, number, (2 if trial.conditions[1] == liked else -2,))
+    figures = run(corpus, output)
+    verdicts = {finding["claim"]: finding["verdict"] for finding in figures["findings"]}
+    assert verdicts["Listeners prefer MusicLM to retrieval"] == "holds"
+    assert verdicts["Listeners prefer real music to MusicLM"] == "holds"
+    assert verdicts["Listeners prefer MusicLM to spectrogram diffusion"] == "not measured"
+    text = (output / "report.md").read_text()
+    assert "wins [95 %]" in text
+    assert "no study" not in next(line for line in text.splitlines() if "other real" in line)
+    # A system that comes later is not put into a study that has answers.
+    wider = write_study(
+        read_plan(output / "clips" / "musiclm"),
+        dict.fromkeys(("musiclm", "retrieval", "real", "late"), output / "clips" / "real"),
+        output / "study",
+    )
+    assert "late" not in wider.conditions
+    capsys.readouterr()
+
+
+@pytest.mark.usefixtures("players")
+def test_few_captions_and_absent_systems_are_told(corpus, tmp_path):
+    output = tmp_path / "out"
+    verb.reproduce(output, corpus=corpus, num_captions=50, num_study=2)
+    text = (output / "report.md").read_text()
+    assert "12 held-out captions (50 were asked for" in text
+    assert "--systems.diffusion" in text
+    assert "--systems.coarse-only" in text
+    verb.reproduce(tmp_path / "two", corpus=corpus, num_captions=2, num_study=2)
+    assert "too few windows" not in text
+    with pytest.raises(DataError, match="is no token store"):
+        verb.reproduce(output, corpus=corpus, tokens=tmp_path / "nowhere")
 
 
 @pytest.mark.usefixtures("players")

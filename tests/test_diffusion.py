@@ -88,7 +88,8 @@ def small_config(diffusion):
         log_mel=LogMelConfig(sample_rate_hz=8_000, hop_length=80, window_length=200, fft_size=256,
                              num_mels=16, high_hz=4_000.0),
         image_frames=16,
-        channels=(8, 16),
+        patch=2,
+        channels=(16, 32),
         word_dim=8,
         num_buckets=64,
         max_words=6,
@@ -102,6 +103,17 @@ def test_words_have_the_same_buckets_everywhere_and_order_matters(diffusion):
     assert ids[0, :2].tolist() == ids[1, :2].flip(0).tolist()
     assert (ids[2] == 0).all()
     assert ids.tolist() == diffusion.word_ids(["CALM piano", "piano calm", " "], 4096, 5).tolist()
+
+
+def test_patches_are_put_back_where_they_were(diffusion):
+    model = diffusion.SpectrogramDiffusion(small_config(diffusion))
+    images = torch.arange(2 * 16 * 12.0).reshape(2, 16, 12)
+    points = model._points(images)
+    assert points.shape == (2, 4, 8, 6)
+    assert torch.equal(points[0, :, 0, 0], images[0, :2, :2].flatten())
+    assert torch.equal(model._images(points), images)
+    with pytest.raises(ValueError, match="give a multiple of 16"):
+        diffusion.DiffusionConfig(image_frames=500)
 
 
 def test_the_baseline_learns_its_words_and_makes_the_same_clip_again(diffusion, tmp_path):

@@ -26,7 +26,7 @@ def document() -> Document:
     grid = Grid(("what", "value"), (("a | b", "holds"), ("<script>", "1")))
     return Document(
         "A report",
-        "First.\n\nSecond <b>part</b>.",
+        "First `code <i>`.\n\nSecond <b>part</b>.",
         (
             Section("Numbers", "Some words.", grid),
             Section("A picture", picture=figure, picture_name="curve.png"),
@@ -46,6 +46,8 @@ def test_the_page_needs_nothing_else_and_escapes_everything():
     assert links.tags.count("audio") == 1
     assert links.tags.count("p") == 3
     assert '<td class="holds">holds</td>' in page
+    assert '<td class="figure">1</td>' in page
+    assert "<code>code &lt;i&gt;</code>" in page
 
 
 def test_markdown_has_the_same_tables():

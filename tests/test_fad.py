@@ -1,5 +1,7 @@
 """FAD: against an independent formula, extrapolation, windows, and references kept on disk."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import scipy.linalg
@@ -9,7 +11,14 @@ from musiclm.audio.waveform import Waveform
 from musiclm.core.errors import AudioError, DataError
 from musiclm.evaluation.distances import GaussianStatistics, frechet_audio_distance
 from musiclm.evaluation.embedders import Embedder, sliding_windows, vggish_windows
-from musiclm.evaluation.fad import ReferenceCache, content_hash, extrapolated_fad
+from musiclm.evaluation.fad import (
+    FadEstimate,
+    ReferenceCache,
+    content_hash,
+    extrapolated_fad,
+    fad_difference,
+    resampled_fad,
+)
 
 
 def frechet_audio_distance_package(one: np.ndarray, other: np.ndarray) -> float:
@@ -54,6 +63,52 @@ def test_extrapolation_removes_most_of_the_bias_of_small_sets():
     assert abs(corrected) < biased / 4
     assert all(estimate.fit_r2 and 0 < estimate.fit_r2 <= 1 for estimate in estimates)
     assert estimates[0].num_windows == 400
+
+
+def estimate(windows: np.ndarray, reference: GaussianStatistics, num_clips: int) -> FadEstimate:
+    generator = np.random.default_rng(7)
+    found = extrapolated_fad(windows, reference, generator=generator)
+    draws = resampled_fad(windows, reference, num_clips, generator=np.random.default_rng(7))
+    return replace(found, resampled=draws)
+
+
+def test_differences_of_fad_are_paired_by_clip_and_cover_what_is_true():
+    """A small shift of every window shows; sets of the same make are told apart about as often as
+    an interval of 95 % allows."""
+    generator = np.random.default_rng(3)
+    reference = GaussianStatistics.fit(generator.standard_normal((4_000, 4)))
+    windows = generator.standard_normal((300, 4))
+    near, far = estimate(windows, reference, 100), estimate(windows + 0.2, reference, 100)
+    found = fad_difference(near, far)
+    assert found is not None
+    assert found.low > 0
+    assert found.mean == pytest.approx(far.fad - near.fad)
+    back = fad_difference(far, near)
+    assert back is not None
+    assert (back.low, back.high) == pytest.approx((-found.high, -found.low))
+    misses = 0
+    for _ in range(30):
+        pair = [estimate(generator.standard_normal((120, 4)), reference, 40) for _ in range(2)]
+        same = fad_difference(*pair)
+        assert same is not None
+        misses += not same.low <= 0 <= same.high
+    assert misses <= 6
+
+
+def test_resamples_keep_the_windows_of_a_clip_together():
+    """Clips whose windows are copies of one another resample as the clips alone do."""
+    generator = np.random.default_rng(1)
+    reference = GaussianStatistics.fit(generator.standard_normal((50, 3)))
+    clips = generator.standard_normal((20, 3))
+    draws = resampled_fad(np.repeat(clips, 2, axis=0), reference, 20, generator=generator)
+    assert len(draws) == 100
+    assert np.std(draws) > 0
+    with pytest.raises(DataError, match="21 windows are not those of 20 clips"):
+        resampled_fad(np.zeros((21, 3)), reference, 20, generator=generator)
+    bare = FadEstimate(1.0, None, None, 20, 50)
+    assert fad_difference(bare, bare) is None
+    with pytest.raises(DataError, match="are no pairs"):
+        fad_difference(bare, replace(bare, resampled=(1.0, 2.0)))
 
 
 def test_extrapolation_says_so_when_there_are_too_few_windows_to_fit():

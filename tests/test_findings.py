@@ -1,17 +1,23 @@
 """Findings: verdicts follow the interval, differences are paired, nothing missing is hidden."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from musiclm.core.errors import DataError
 from musiclm.evaluation.distances import Interval
+from musiclm.evaluation.fad import FadEstimate
 from musiclm.evaluation.findings import (
     Finding,
     comparison_findings,
+    fad_findings,
+    listening_findings,
     memorization_findings,
     share_difference,
 )
 from musiclm.evaluation.intervals import proportion_interval
+from musiclm.evaluation.listening.results import PairResult, StudyResult
 from musiclm.evaluation.memorization import MemorizationPoint, MemorizationReport, Threshold
 from musiclm.evaluation.suite import CaptionSimilarity, EvaluationReport, RowScores
 
@@ -48,6 +54,11 @@ def test_verdicts_follow_the_interval():
     assert verdicts == ["holds", "undecided", "does not hold", "not measured"]
 
 
+def test_a_handful_of_pairs_decides_nothing():
+    sure = Interval(1.0, 0.5, 1.5)
+    assert [Finding("", "", sure, count).verdict for count in (9, 10)] == ["undecided", "holds"]
+
+
 def test_comparisons_are_paired_by_caption():
     """A small gain on every caption shows through a spread that is a hundred times larger."""
     draw = np.random.default_rng(0)
@@ -75,6 +86,43 @@ def test_comparisons_are_paired_by_caption():
         comparison_findings(report(ours=ours), "nobody", (), "")
 
 
+def fad(value: float, spread: tuple[float, ...]) -> dict[str, FadEstimate]:
+    return {"musicnn": FadEstimate(value, None, None, 600, 600, spread)}
+
+
+def test_fad_findings_pair_resamples_and_name_what_is_missing():
+    noise = tuple(np.random.default_rng(0).standard_normal(50).tolist())
+    nothing = row(np.zeros(50), np.zeros(50))
+    ours = replace(nothing, fad=fad(1.0, noise))
+    theirs = replace(nothing, fad=fad(1.5, tuple(value + 0.5 for value in noise)))
+    better, missing = fad_findings(
+        report(ours=ours, theirs=theirs), "ours", ("theirs", "absent"), "{other}: {measure}"
+    )
+    assert (better.claim, better.verdict) == ("theirs: FAD (musicnn)", "holds")
+    assert missing.verdict == "not measured"
+    few = replace(report(ours=nothing, theirs=nothing), too_few_windows={"musicnn": "18 windows"})
+    (told,) = fad_findings(few, "ours", ("theirs",), "{other}: {measure}")
+    assert (told.verdict, told.measure) == ("not measured", "18 windows")
+
+
+def test_listening_findings_follow_the_sign_of_the_preference():
+    pairs = (
+        PairResult("retrieval", "musiclm", 2, 20, 3, Interval(-0.9, -1.2, -0.5), 0.001),
+        PairResult("musiclm", "real", 12, 11, 2, Interval(0.1, -0.3, 0.4), 1.0),
+    )
+    study = StudyResult("ab", 5, 0, 50, (), pairs)
+    liked, absent, real = listening_findings(study, "musiclm", ("retrieval", "other"), "real")
+    assert liked.verdict == "holds"
+    assert liked.difference == Interval(0.9, 0.5, 1.2)
+    assert (absent.verdict, absent.measure) == ("not measured", "not in the study")
+    assert real.verdict == "undecided"
+    assert real.difference == Interval(-0.1, -0.4, 0.3)
+    nobody = listening_findings(None, "musiclm", ("retrieval",), "real")
+    assert [(found.verdict, found.measure) for found in nobody] == [
+        ("not measured", "no study")
+    ] * 2
+
+
 def curve(shares: list[int], count: int) -> tuple[MemorizationPoint, ...]:
     return tuple(
         MemorizationPoint(
@@ -96,12 +144,13 @@ def test_memorization_findings_say_what_the_curves_show():
         Threshold(1.0, 100_000, 9),
         0.0,
     )
-    rise, apart, exact = memorization_findings(found)
+    rise, apart, exact, dull = memorization_findings(found)
     assert rise.verdict == apart.verdict == "holds"
     assert rise.difference is not None
     assert rise.difference.mean == pytest.approx(0.19)
+    assert dull.verdict == "not measured"  # no example matched
     assert exact.verdict == "undecided"  # none of 200 does not show less than 0.2 %
-    assert [finding.verdict for finding in memorization_findings(None)] == ["not measured"] * 2
+    assert [finding.verdict for finding in memorization_findings(None)] == ["not measured"] * 4
 
 
 def test_share_differences_agree_with_newcombe():

@@ -9,13 +9,15 @@ from musiclm.evaluation.memorization import (
     Examples,
     MemorizationConfig,
     calibrated_threshold,
-    continue_greedily,
+    continue_examples,
     entropy_bits,
     exact_matches,
     measure_memorization,
     usable_prompts,
 )
+from musiclm.evaluation.memorization_file import read_memorization, write_memorization
 from musiclm.evaluation.transport import token_transport_costs
+from musiclm.stages.decoder import make_decoder
 from tests.support.stages import PAPER, SIZE, make_layout, make_model
 
 CONFIG = MemorizationConfig(
@@ -75,18 +77,43 @@ def test_planted_duplicates_are_found_and_nothing_else(trained, centroids):
     assert all(point.exact.mean == 0 for point in report.curves["held out"])
     assert all(point.approximate.mean < 0.2 for point in report.curves["held out"])
     assert points[4].match_entropy_bits is not None
+    assert points[4].entropy_gap is not None
+    assert points[4].truth_entropy_bits > 1
     assert report.threshold.false_positive_rate < CONFIG.false_positive_rate
     assert report.threshold.num_negatives == 3 * 12 * 11
     assert report.sinkhorn_excess < 0.02
     assert report.num_examples == {"training": 12, "held out": 12}
 
 
+def test_a_report_on_disk_comes_back_for_the_same_model_only(trained, centroids, tmp_path):
+    model, planted = trained
+    report = measure_memorization(
+        model, {"training": joined(planted, random_examples(8, seed=2))}, centroids, CONFIG
+    )
+    path = tmp_path / "memorization.json"
+    assert read_memorization(path, "a") is None
+    write_memorization(path, "a", report)
+    assert read_memorization(path, "a") == report
+    assert read_memorization(path, "b") is None
+    path.write_text("{")
+    assert read_memorization(path, "a") is None
+
+
 def test_greedy_continuations_are_the_same_each_time_and_in_any_batch(trained):
     model, planted = trained
-    whole = continue_greedily(model, planted, 4, CONFIG)
-    one_by_one = continue_greedily(model, planted, 4, CONFIG.model_copy(update={"batch_size": 1}))
+    decoder = make_decoder(model)
+    whole = continue_examples(decoder, planted, 4, CONFIG)
+    alone = CONFIG.model_copy(update={"batch_size": 1})
+    one_by_one = continue_examples(decoder, planted, 4, alone)
     assert torch.equal(whole.generated, one_by_one.generated)
     assert exact_matches(whole).all()
+    drawn = [
+        continue_examples(decoder, planted, 4, config.model_copy(update={"temperature": 2.0}))
+        for config in (CONFIG, alone, CONFIG)
+    ]
+    assert torch.equal(drawn[0].generated, drawn[1].generated)
+    assert torch.equal(drawn[0].generated, drawn[2].generated)
+    assert not torch.equal(drawn[0].generated, whole.generated)
 
 
 def test_threshold_lets_fewer_than_the_allowed_share_pass(centroids):
@@ -123,7 +150,7 @@ def test_entropy_is_zero_for_a_held_token_and_full_for_all_different():
 def test_too_short_examples_and_windows_are_told(trained, centroids):
     model, planted = trained
     with pytest.raises(DataError, match="have 24 tokens; 20 to prompt"):
-        continue_greedily(model, planted, 20, CONFIG)
+        continue_examples(make_decoder(model), planted, 20, CONFIG)
     with pytest.raises(DataError, match="window of 25 tokens is too short"):
         usable_prompts(model, CONFIG.model_copy(update={"continuation_frames": 50}))
     with pytest.raises(DataError, match="no examples"):

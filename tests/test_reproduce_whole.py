@@ -61,6 +61,6 @@ def test_the_paper_in_miniature_from_a_corpus_to_a_page(made):
     assert verdicts["Approximate matches rise with T"] == "not measured"  # a tiny store
     assert "Not measured." in (output / "report.md").read_text()
     page = (output / "report.html").read_text()
-    assert page.count("<audio") == 2 * 4
+    assert page.count("<audio") == 2 * 5
     main(command)
     assert json.loads((output / "report.json").read_text()) == figures

@@ -1,5 +1,6 @@
 """The suite on a tiny corpus of tones: perfect, wrong and noisy generators are told apart."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from musiclm.audio.waveform import Waveform
 from musiclm.core.errors import DataError
 from musiclm.data.manifest import Caption, Clip, Corpus, Labels, write_manifest
-from musiclm.evaluation.analysis import AnalysisCache, Judges
+from musiclm.evaluation.analysis import AnalysisCache, Judges, analyse_clips
 from musiclm.evaluation.musicnn import MusicNNOutput
 from musiclm.evaluation.plan import EvaluationPlan, plan_evaluation, read_plan
 from musiclm.evaluation.suite import (
@@ -158,6 +159,7 @@ def test_few_windows_and_no_labels_leave_their_rows_out(corpus):
     report = evaluate_systems(plan, bare, {GENERATED: lambda: clips}, Judges(FakeTagger()))
     made = report.rows[GENERATED]
     assert made.fad == made.similarity == made.adherence == {}
+    assert report.too_few_windows == {"musicnn": "2 windows, more than 2 are needed"}
     assert made.instruments is None
     assert made.kld is not None
 
@@ -204,6 +206,36 @@ def test_nothing_is_heard_twice_and_a_cached_report_is_the_same(corpus, plan, tm
         plan, corpus, {GENERATED: lambda: clips}, judges, cache=AnalysisCache(tmp_path)
     )
     assert tagger.num_heard == 5 * NUM_CLIPS
+
+
+class CountingEmbedder:
+    """One window a second: how loud it is, and how bright."""
+
+    name = "tones"
+    identity = "tones"
+
+    def embed(self, waveform: Waveform) -> torch.Tensor:
+        return FakeTagger().analyse(waveform).embeddings
+
+
+class Deaf(FakeMuLan):
+    def embed_audio(self, samples: torch.Tensor) -> torch.Tensor:
+        raise AssertionError("the space must be taken from the embedder's windows")
+
+
+def test_a_space_can_be_the_mean_of_an_embedders_windows_and_threads_change_nothing(corpus, plan):
+    clips = [tone(asked.lead, 2.0, 0.1 + 0.01 * n) for n, asked in enumerate(plan.asked)]
+    judges = Judges(
+        FakeTagger(), {"tones": Deaf()}, (CountingEmbedder(),), joint_of={"tones": "tones"}
+    )
+    alone, together = (
+        analyse_clips("row", clips, NUM_CLIPS, replace(judges, num_threads=count))
+        for count in (1, 3)
+    )
+    mean = torch.from_numpy(alone.embeddings["tones"]).reshape(NUM_CLIPS, 2, 2).mean(dim=1)
+    assert torch.allclose(alone.joint["tones"], torch.nn.functional.normalize(mean, dim=1))
+    assert repr(alone) == repr(together)
+    assert np.array_equal(alone.embeddings["musicnn"], together.embeddings["musicnn"])
 
 
 def test_another_corpus_is_refused(corpus, plan):

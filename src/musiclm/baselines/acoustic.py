@@ -14,15 +14,15 @@ from torch.nn import functional
 
 from musiclm.core.runtime import RandomStreams
 from musiclm.generation.prompt import GenerationSettings
-from musiclm.stages.decoding import SamplingConfig, generate
-from musiclm.stages.language_model import StageModel
+from musiclm.stages.decoder import Decoder
+from musiclm.stages.decoding import SamplingConfig
 
 _MAX_FINE_ROWS = 32
 
 
 def acoustic_codes(
-    coarse_stage: StageModel,
-    fine_stage: StageModel,
+    coarse: Decoder,
+    fine: Decoder,
     segments: Mapping[str, Int[Tensor, "batch _ _"]],
     num_frames: int,
     settings: GenerationSettings,
@@ -31,8 +31,8 @@ def acoustic_codes(
     """All levels of acoustic codes.
 
     Args:
-        coarse_stage: Reads `segments`.
-        fine_stage: Reads the coarse codes.
+        coarse: Of the stage that reads `segments`.
+        fine: Of the stage that reads the coarse codes.
         segments: Codes by name, such as conditioning and semantic tokens.
         num_frames: Acoustic frames of the result.
         settings: Temperatures and guidance.
@@ -41,18 +41,19 @@ def acoustic_codes(
     Raises:
         ConfigError: The coarse stage reads something that is not given.
     """
-    coarse = coarse_codes(coarse_stage, segments, num_frames, settings, streams)
-    return torch.cat([coarse, fine_codes(fine_stage, coarse, settings, streams)], dim=1)
+    first = coarse_codes(coarse, segments, num_frames, settings, streams)
+    return torch.cat([first, fine_codes(fine, first, settings, streams)], dim=1)
 
 
 def coarse_codes(
-    stage: StageModel,
+    decoder: Decoder,
     segments: Mapping[str, Int[Tensor, "batch _ _"]],
     num_frames: int,
     settings: GenerationSettings,
     streams: Sequence[RandomStreams],
 ) -> Int[Tensor, "batch coarse frames"]:
     """Coarse codes, window by window; each begins with the second half of the one before."""
+    stage = decoder.model
     rate = stage.layout.target.spec.frame_rate_hz
     rates = [segment.spec.frame_rate_hz for segment in stage.layout.prefixes]
     grid = max((rate // slower for slower in rates if slower), default=1)
@@ -70,27 +71,28 @@ def coarse_codes(
             for segment in stage.layout.prefixes
             if segment.name in segments
         }
-        codes = generate(
-            stage,
+        blocks = decoder.blocks(
             cut,
             stop - start,
             sampling=sampling,
             generators=[stream.generator("coarse", number) for stream in streams],
             known_target=None if done is None else done[:, :, start:],
-        ).cpu()
-        done = codes if done is None else torch.cat([done[:, :, :start], codes], dim=2)
+        )
+        codes = torch.cat([block.cpu() for block in blocks], dim=2)
+        done = codes if done is None else torch.cat([done, codes], dim=2)
     assert done is not None
     return done
 
 
 def fine_codes(
-    stage: StageModel,
+    decoder: Decoder,
     coarse: Int[Tensor, "batch coarse frames"],
     settings: GenerationSettings,
     streams: Sequence[RandomStreams],
 ) -> Int[Tensor, "batch fine frames"]:
     """The remaining levels, windows side by side in batches (AudioLM, Section III-C)."""
     num_frames = coarse.shape[2]
+    stage = decoder.model
     rate = stage.layout.target.spec.frame_rate_hz
     window = min(int(stage.config.window_seconds * rate), num_frames)
     num_windows = -(-num_frames // window)
@@ -99,16 +101,15 @@ def fine_codes(
     rows = padded.unflatten(2, (num_windows, window)).transpose(1, 2).flatten(0, 1)
     generators = [s.generator("fine", number) for s in streams for number in range(num_windows)]
     sampling = SamplingConfig(temperature=settings.decided_temperatures.fine)
-    made = [
-        generate(
-            stage,
+    made: list[Tensor] = []
+    for first in range(0, len(rows), _MAX_FINE_ROWS):
+        blocks = decoder.blocks(
             {"coarse": rows[first : first + _MAX_FINE_ROWS]},
             window,
             sampling=sampling,
             generators=generators[first : first + _MAX_FINE_ROWS],
-        ).cpu()
-        for first in range(0, len(rows), _MAX_FINE_ROWS)
-    ]
+        )
+        made.append(torch.cat([block.cpu() for block in blocks], dim=2))
     fine = torch.cat(made).unflatten(0, (len(streams), num_windows))
     return fine.transpose(1, 2).flatten(2, 3)[:, :, :num_frames]
 

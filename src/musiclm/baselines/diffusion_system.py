@@ -14,6 +14,7 @@ from musiclm.baselines.spectrogram_diffusion import DiffusionConfig, Spectrogram
 from musiclm.core.config import Config
 from musiclm.core.pretrained import load_weights, read_config_json, sha256_of_file
 from musiclm.core.runtime import RandomStreams, Runtime
+from musiclm.core.side_by_side import side_by_side
 from musiclm.training.task import (
     Batch,
     BatchSource,
@@ -102,6 +103,7 @@ class SpectrogramDiffusionSystem:
         self._model = SpectrogramDiffusion(config)
         load_weights(self._model, weights)
         self._model = self._model.eval().to(runtime.device)
+        self._num_threads = runtime.num_threads if runtime.device.type == "cpu" else 1
         self.identity = sha256_of_file(weights)
 
     def generate(
@@ -111,15 +113,13 @@ class SpectrogramDiffusionSystem:
         config = self._model.config.log_mel
         num_frames = round(duration_seconds * config.frame_rate_hz) + 1
         streams = [RandomStreams(seed) for seed in seeds]
-        images = [  # one at a time: rounding differs between batch sizes
-            self._model.sample([prompt], num_frames, [stream.generator("image")])[0].cpu()
-            for prompt, stream in zip(prompts, streams, strict=True)
-        ]
         filters = mel_filterbank(
             config.sample_rate_hz, config.fft_size, config.num_mels, config.low_hz, config.high_hz
         )
-        clips: list[Waveform] = []
-        for image, stream in zip(images, streams, strict=True):
+
+        def make(asked: tuple[str, RandomStreams]) -> Waveform:
+            prompt, stream = asked  # one at a time: rounding differs between batch sizes
+            image = self._model.sample([prompt], num_frames, [stream.generator("image")])[0].cpu()
             samples = griffin_lim(
                 linear_magnitudes(image.exp(), filters),
                 fft_size=config.fft_size,
@@ -127,5 +127,6 @@ class SpectrogramDiffusionSystem:
                 window=torch.hann_window(config.window_length),
                 generator=stream.generator("phases"),
             )
-            clips.append(Waveform(samples, config.sample_rate_hz).peak_normalised())
-        return clips
+            return Waveform(samples, config.sample_rate_hz).peak_normalised()
+
+        return side_by_side(make, zip(prompts, streams, strict=True), num_threads=self._num_threads)

@@ -18,11 +18,12 @@ def linear_magnitudes(
         filters: The filterbank that made them.
         num_steps: Updates.
     """
-    magnitudes = (filters.T @ mel).clamp(min=1e-8)
     target = filters.T @ mel
-    gram = filters.T @ filters
+    magnitudes = target.clamp(min=1e-8)
     for _ in range(num_steps):
-        magnitudes = magnitudes * target / (gram @ magnitudes).clamp(min=1e-8)
+        # There are far fewer bands than bins: two thin products instead of one with their Gram.
+        found = filters.T @ (filters @ magnitudes)
+        magnitudes = magnitudes * target / found.clamp(min=1e-8)
     return magnitudes
 
 

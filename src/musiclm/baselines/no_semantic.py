@@ -18,6 +18,7 @@ from musiclm.core.runtime import RandomStreams
 from musiclm.generation.musiclm import MusicLM
 from musiclm.generation.prompt import GenerationSettings
 from musiclm.generation.token_file import TokenSet
+from musiclm.stages.decoder import make_decoder
 from musiclm.stages.language_model import StageConfig, StageModel
 
 
@@ -43,9 +44,10 @@ class NoSemanticStage:
                 f"{coarse_only} reads {', '.join(names) or 'nothing'}; the ablation reads "
                 "conditioning alone. Train it with `musiclm train coarse-only-stage`."
             )
-        self._stage = StageModel(config)
-        load_weights(self._stage, coarse_only)
-        self._stage = self._stage.to(musiclm.runtime.device).prepare_for_decoding()
+        stage = StageModel(config)
+        load_weights(stage, coarse_only)
+        stage = stage.to(musiclm.runtime.device).prepare_for_decoding()
+        self._coarse = make_decoder(stage, num_threads=musiclm.runtime.num_threads)
         self._musiclm = musiclm
         parts = f"{musiclm.sha256}/{sha256_of_file(coarse_only)}"
         self.identity = hashlib.sha256(parts.encode()).hexdigest()
@@ -60,8 +62,8 @@ class NoSemanticStage:
         num_samples = round(duration_seconds * rate)
         num_frames = -(-num_samples // model.codec.hop_length)
         codes = acoustic_codes(
-            self._stage,
-            model.stages.fine,
+            self._coarse,
+            model.stages.decoders["fine"],
             {"conditioning": conditioning},
             num_frames,
             GenerationSettings(

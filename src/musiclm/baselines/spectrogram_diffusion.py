@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from einops import rearrange
 from jaxtyping import Float, Int
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from musiclm.audio.spectrogram import LogMelConfig
@@ -29,7 +30,11 @@ class DiffusionConfig(Config):
     """The images; those of MuLan's audio tower, so that a corpus's are computed once."""
     image_frames: int = Field(default=512, gt=0)
     """Frames of a training image (5.12 s); longer ones are made at once."""
-    channels: tuple[int, ...] = (32, 64, 96)
+    patch: int = Field(default=4, gt=0)
+    """Mel bands, and frames, that the network reads as one point with `patch * patch` channels.
+    Attention costs the square of the points: 10 s are 1,000 of them where words are first read,
+    and would be 16,000 without patches."""
+    channels: tuple[int, ...] = (64, 96, 128)
     """Of each resolution; the words are read at all but the first."""
     word_dim: int = Field(default=64, gt=0)
     """Width of a word's embedding."""
@@ -39,10 +44,25 @@ class DiffusionConfig(Config):
     """Words of a caption that are read."""
     num_train_steps: int = Field(default=1000, gt=0)
     """Levels of noise."""
-    num_sample_steps: int = Field(default=30, gt=0)
+    num_sample_steps: int = Field(default=20, gt=0)
     """Steps from noise to an image."""
     guidance: float = Field(default=3.0, ge=0)
     """How far the estimate moves from that without words (0) past that with them (1)."""
+
+    @model_validator(mode="after")
+    def _check(self) -> "DiffusionConfig":
+        for name, size in (("mels", self.log_mel.num_mels), ("frames", self.image_frames)):
+            if size % self.grid:
+                raise ValueError(
+                    f"{size} {name} do not divide into patches and halvings; give a multiple of "
+                    f"{self.grid}"
+                )
+        return self
+
+    @property
+    def grid(self) -> int:
+        """Mel bands, and frames, of one point at the lowest resolution."""
+        return self.patch * 2 ** (len(self.channels) - 1)
 
 
 def load_diffusers() -> Any:
@@ -68,11 +88,11 @@ class SpectrogramDiffusion(nn.Module):
         super().__init__()
         self.config = config
         diffusers = load_diffusers()
-        levels = len(config.channels)
+        levels, patch = len(config.channels), config.patch
         self.network: nn.Module = diffusers.UNet2DConditionModel(
-            sample_size=(config.log_mel.num_mels, config.image_frames),
-            in_channels=1,
-            out_channels=1,
+            sample_size=(config.log_mel.num_mels // patch, config.image_frames // patch),
+            in_channels=patch**2,
+            out_channels=patch**2,
             block_out_channels=config.channels,
             layers_per_block=1,
             down_block_types=("DownBlock2D", *("CrossAttnDownBlock2D",) * (levels - 1)),
@@ -131,11 +151,9 @@ class SpectrogramDiffusion(nn.Module):
     ) -> Float[Tensor, "batch mels frames"]:
         """Log-mel images for captions, one CPU generator each."""
         config = self.config
-        factor = 2 ** (len(config.channels) - 1)
-        width = -(-num_frames // factor) * factor
-        shape = (1, config.log_mel.num_mels, width)
+        shape = (config.log_mel.num_mels, -(-num_frames // config.grid) * config.grid)
         noise = [torch.randn(shape, generator=generator) for generator in generators]
-        images = torch.stack(noise).to(self.get_buffer("mean"))
+        images = self._points(torch.stack(noise)).to(self.get_buffer("mean"))
         scheduler: Any = load_diffusers().DDIMScheduler(
             num_train_timesteps=config.num_train_steps,
             beta_schedule="squaredcos_cap_v2",
@@ -151,7 +169,7 @@ class SpectrogramDiffusion(nn.Module):
             told, untold = self._velocity_of(both, levels, words).chunk(2)
             velocity = torch.lerp(untold, told, config.guidance)
             images = scheduler.step(velocity, level, images).prev_sample
-        log_mel = images[:, 0] * self.get_buffer("deviation") + self.get_buffer("mean")
+        log_mel = self._images(images) * self.get_buffer("deviation") + self.get_buffer("mean")
         return log_mel[:, :, :num_frames]
 
     def read(self, texts: Sequence[str]) -> Float[Tensor, "batch words dim"]:
@@ -160,7 +178,23 @@ class SpectrogramDiffusion(nn.Module):
         return self.words(ids.to(self.words.weight.device)) + self.positions.weight
 
     def _scaled(self, log_mel: Tensor) -> Tensor:
-        return ((log_mel - self.get_buffer("mean")) / self.get_buffer("deviation"))[:, None]
+        return self._points((log_mel - self.get_buffer("mean")) / self.get_buffer("deviation"))
+
+    def _points(self, images: Tensor) -> Tensor:
+        """Patches of the images as channels."""
+        return rearrange(
+            images,
+            "batch (mels band) (frames step) -> batch (band step) mels frames",
+            band=self.config.patch,
+            step=self.config.patch,
+        )
+
+    def _images(self, points: Tensor) -> Tensor:
+        return rearrange(
+            points,
+            "batch (band step) mels frames -> batch (mels band) (frames step)",
+            band=self.config.patch,
+        )
 
     def _velocity_of(self, images: Tensor, levels: Tensor, words: Tensor) -> Tensor:
         return self.network(images, levels, encoder_hidden_states=words).sample

@@ -37,8 +37,8 @@ class ResampledAcoustic:
             "semantic": torch.stack([piece.tokens.semantic for piece in pieces])[:, None],
         }
         codes = acoustic_codes(
-            model.stages.coarse,
-            model.stages.fine,
+            model.stages.decoders["coarse"],
+            model.stages.decoders["fine"],
             segments,
             pieces[0].tokens.acoustic.shape[1],
             pieces[0].settings,

@@ -9,10 +9,10 @@ from rich.table import Table
 
 from musiclm.cli.held_out import ModelParts, write_report
 from musiclm.core.errors import DataError
-from musiclm.core.pretrained import load_weights, read_config_json
+from musiclm.core.pretrained import load_weights, read_config_json, sha256_of_file
 from musiclm.data.manifest import Split
 from musiclm.data.token_source import TokenCropConfig, TokenCropSource
-from musiclm.data.token_store import read_split
+from musiclm.data.token_store import read_header, read_split
 from musiclm.evaluation.curves import memorization_picture, write_figure
 from musiclm.evaluation.memorization import (
     Examples,
@@ -24,12 +24,13 @@ from musiclm.evaluation.memorization import (
 from musiclm.stages.language_model import StageConfig, StageModel
 
 
-def evaluate_memorization(
+def evaluate_memorization(  # noqa: PLR0913  (each is an option of the command)
     source: tyro.conf.Positional[str | None] = None,
     *,
     tokens: Path,
     report: Path = Path("evaluation-memorization.json"),
     num_examples: int = 200,
+    temperature: float = 0.0,
     batch: int = 16,
     device: str = "auto",
 ) -> None:
@@ -42,13 +43,17 @@ def evaluate_memorization(
         tokens: The token store the stage was trained on.
         report: The .json file to write.
         num_examples: Clips of each split; 101 or more are needed for the threshold.
+        temperature: Of the continuations; 0 always takes the likeliest token, as the paper does.
         batch: Continuations generated at once.
         device: auto, cpu or cuda.
     """
-    if num_examples < 2 or batch < 1:
-        raise DataError(f"{num_examples} examples, {batch} at once; at least 2 and 1 are needed.")
+    if num_examples < 2 or batch < 1 or temperature < 0:
+        raise DataError(
+            f"{num_examples} examples, {batch} at once, temperature {temperature:g}; at least 2, 1 "
+            "and 0 are needed."
+        )
     parts = ModelParts(source, device)
-    config = MemorizationConfig(batch_size=batch)
+    config = MemorizationConfig(batch_size=batch, temperature=temperature)
     found = memorization_of(parts, tokens, num_examples, config)
     document = {
         **parts.described("mulan", "semantic", "semantic_stage"),
@@ -64,7 +69,18 @@ def evaluate_memorization(
 def memorization_of(
     parts: ModelParts, tokens: Path, num_examples: int, config: MemorizationConfig
 ) -> MemorizationReport:
-    """The curves of a model on the training clips of a token store, and on held-out ones."""
+    """The curves of a model on the training clips of a token store, and on held-out ones.
+
+    Raises:
+        DataError: The store is of other tokenizers, or too small.
+    """
+    made_by = read_header(tokens).weight_hashes
+    for part in ("semantic", "mulan"):
+        if made_by.get(part, "") not in ("", sha256_of_file(parts.path(part))):
+            raise DataError(
+                f"{tokens} holds tokens of another {part} model than that of {parts.folder}. "
+                "Tokenize the corpus with this one."
+            )
     path = parts.path("semantic_stage")
     model = StageModel(StageConfig.from_json(read_config_json(path)))
     load_weights(model, path)
@@ -113,6 +129,7 @@ def memorization_table(found: MemorizationReport) -> Table:
         "cost",
         "bits",
         "bits of matches",
+        "bits of the truth",
         title=f"matches below cost {found.threshold.cost:.3g} ({rate:.1e} of "
         f"{found.threshold.num_negatives} wrong pairs)",
     )
@@ -127,5 +144,6 @@ def memorization_table(found: MemorizationReport) -> Table:
                 f"{point.mean_cost:.3g}",
                 f"{point.entropy_bits:.2f}",
                 "-" if point.match_entropy_bits is None else f"{point.match_entropy_bits:.2f}",
+                f"{point.truth_entropy_bits:.2f}",
             )
     return table

@@ -87,6 +87,8 @@ def open_judges(
         tuple(embedders),
         classifier,
         treatments,
+        joint_of={} if musiclm is None else {"conditioning": MuLanEmbedder.name},
+        num_threads=runtime.num_threads if runtime.device.type == "cpu" else 1,
         identity=hashlib.sha256("/".join(identities).encode()).hexdigest(),
     )
 

@@ -1,5 +1,6 @@
 """`musiclm reproduce`: the paper's tables in miniature, and which of its findings hold here."""
 
+import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -20,14 +21,16 @@ from musiclm.cli.evaluate_memorization import memorization_of
 from musiclm.cli.held_out import ModelParts
 from musiclm.cli.judges import JudgeFiles, codec_treatment, open_judges
 from musiclm.cli.reproduction import Reproduction, document_of
+from musiclm.cli.reproduction_study import REAL, read_results, write_real_clips, write_study
 from musiclm.cli.systems import MusicLMSystem
 from musiclm.core.errors import DataError
 from musiclm.core.files import write_text_whole
 from musiclm.data.manifest import Corpus
+from musiclm.data.token_store import read_header, shard_paths
 from musiclm.evaluation.analysis import AnalysisCache, ProgressReport
 from musiclm.evaluation.curves import memorization_picture, write_figure
-from musiclm.evaluation.listening.study import STUDY_NAME, study_of_folders
 from musiclm.evaluation.memorization import MemorizationConfig, MemorizationReport
+from musiclm.evaluation.memorization_file import read_memorization, write_memorization
 from musiclm.evaluation.plan import EvaluationPlan, plan_evaluation
 from musiclm.evaluation.suite import evaluate_systems, noise_treatment
 from musiclm.evaluation.systems import System, fill_folder, read_folder
@@ -64,7 +67,8 @@ def reproduce(  # noqa: PLR0913  (each is an option of the command)
 ) -> None:
     """Run the paper's evaluation and write report.json, report.md and report.html.
 
-    Stopped and started again, it goes on where it was.
+    Stopped and started again, it goes on where it was; started again after a listening study was
+    answered (`musiclm study serve OUTPUT/study`), it adds what listeners said.
 
     Args:
         output: Folder of the report, the clips, and a listening study of them.
@@ -82,6 +86,8 @@ def reproduce(  # noqa: PLR0913  (each is an option of the command)
     """
     if num_captions < 2 or num_study < 2:
         raise DataError(f"{num_captions} captions, {num_study} studied; at least 2 are needed.")
+    if tokens is not None:
+        read_header(tokens)  # a wrong name is told now, not in an hour
     opened = Corpus.open(corpus)
     musiclm = MusicLM.from_pretrained(model, device=device)
     plan = plan_evaluation(opened, num_clips=num_captions, seed=seed)
@@ -89,6 +95,7 @@ def reproduce(  # noqa: PLR0913  (each is an option of the command)
     treatments = {"codec": codec_treatment(musiclm), "noise at 0 dB": noise_treatment(0.0, seed)}
     judging = open_judges(musiclm, judges, musiclm.runtime, treatments)
     folders = {system.name: output / "clips" / _slug(system.name) for system in compared}
+    heard = {**folders, REAL: output / "clips" / REAL}
     with progress_bar() as say:
         for system in compared:
             fill_folder(system, plan, folders[system.name], batch=batch, on_progress=say)
@@ -101,8 +108,11 @@ def reproduce(  # noqa: PLR0913  (each is an option of the command)
             on_progress=say,
         )
         information = _token_study(musiclm, plan, folders, output, num_study, batch, say)
-    memorization, reason = _memorization(model, tokens, num_examples, device)
-    _write_study(plan, opened, folders, output)
+    memorization, reason = _memorization(
+        model, musiclm.sha256, tokens, num_examples, device, output
+    )
+    write_real_clips(plan, opened, heard[REAL])
+    study = write_study(plan, heard, output / "study")
     result = Reproduction(
         musiclm.config.name,
         musiclm.sha256,
@@ -111,9 +121,18 @@ def reproduce(  # noqa: PLR0913  (each is an option of the command)
         information,
         memorization,
         reason,
+        read_results(output / "study", study),
+        num_captions,
     )
-    _write(result, folders, output)
-    Console().print(f"{output / 'report.html'}: done")
+    _write(result, heard, output)
+    console = Console()
+    late = [name for name in heard if name not in study.conditions]
+    if late:
+        console.print(
+            f"The study in {output / 'study'} has answers and stays as it was, without "
+            f"{', '.join(late)}. For a new one move it away and start this again."
+        )
+    console.print(f"{output / 'report.html'}: done")
 
 
 def _systems(musiclm: MusicLM, corpus: Corpus, others: OtherSystems) -> list[System]:
@@ -152,16 +171,30 @@ def _token_study(  # noqa: PLR0913  (what is compared, and where it goes)
 
 
 def _memorization(
-    model: str | None, tokens: Path | None, num_examples: int, device: str
+    model: str | None,
+    model_sha256: str,
+    tokens: Path | None,
+    num_examples: int,
+    device: str,
+    output: Path,
 ) -> tuple[MemorizationReport | None, str]:
     """The curves, or why there are none: a small store must not cost the rest of the report."""
     if tokens is None:
         return None, "No token store was given (--tokens)."
-    parts = ModelParts(model, device)
+    config = MemorizationConfig()
+    shards = [f"{path.name} {path.stat().st_size}" for path in shard_paths(tokens)]
+    made_from = [model_sha256, read_header(tokens).to_json(), *shards, num_examples]
+    key = hashlib.sha256(f"{made_from}/{config.to_json()}".encode()).hexdigest()
+    path = output / "cache" / "memorization.json"
+    kept = read_memorization(path, key)
+    if kept is not None:
+        return kept, ""
     try:
-        return memorization_of(parts, tokens, num_examples, MemorizationConfig()), ""
+        found = memorization_of(ModelParts(model, device), tokens, num_examples, config)
     except DataError as error:
         return None, str(error)
+    write_memorization(path, key, found)
+    return found, ""
 
 
 def _write(result: Reproduction, folders: Mapping[str, Path], output: Path) -> None:
@@ -175,6 +208,7 @@ def _write(result: Reproduction, folders: Mapping[str, Path], output: Path) -> N
         "scores": asdict(result.scores),
         "token_information": asdict(result.information),
         "memorization": asdict(result.memorization) if result.memorization else None,
+        "listening": asdict(result.study) if result.study else None,
         "findings": [asdict(found) | {"verdict": found.verdict} for found in result.findings],
     }
     write_text_whole(output / "report.json", json.dumps(figures, indent=2) + "\n")
@@ -184,29 +218,6 @@ def _write(result: Reproduction, folders: Mapping[str, Path], output: Path) -> N
 
 def _reader(plan: EvaluationPlan, folder: Path) -> Callable[[], Iterator[Waveform]]:
     return lambda: read_folder(plan, folder)
-
-
-def _write_study(
-    plan: EvaluationPlan, corpus: Corpus, folders: Mapping[str, Path], output: Path
-) -> None:
-    """A listening study of all systems and the real audio; one that is there keeps its answers."""
-    if (output / "study" / STUDY_NAME).is_file():
-        return
-    folder = output / "clips" / "real"
-    clips = {clip.clip_id: clip for clip in corpus.clips}
-    for number, asked in enumerate(plan.asked):
-        path = plan.clip_path(folder, number)
-        if not path.is_file():
-            corpus.audio(
-                clips[asked.clip_id],
-                start_seconds=asked.start_seconds,
-                duration_seconds=plan.clip_seconds,
-            ).write(path)
-    captions = {f"{number:04d}": clip.prompt for number, clip in enumerate(plan.asked)}
-    study = study_of_folders(
-        {**folders, "real": folder}, captions, reference="real", seed=plan.seed
-    )
-    study.write(output / "study")
 
 
 def _slug(name: str) -> str:

@@ -5,13 +5,22 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from musiclm.audio.waveform import Waveform
+from musiclm.cli.reproduction_study import REAL
 from musiclm.evaluation.curves import memorization_picture
-from musiclm.evaluation.document import Document, Example, Section
-from musiclm.evaluation.findings import Finding, comparison_findings, memorization_findings
+from musiclm.evaluation.document import Document, Example, Grid, Section
+from musiclm.evaluation.findings import (
+    LEAST_PAIRS,
+    Finding,
+    comparison_findings,
+    fad_findings,
+    listening_findings,
+    memorization_findings,
+)
+from musiclm.evaluation.listening.results import StudyResult
 from musiclm.evaluation.memorization import MemorizationReport
 from musiclm.evaluation.pictures import log_mel_picture
 from musiclm.evaluation.plan import EvaluationPlan
-from musiclm.evaluation.suite import EvaluationReport
+from musiclm.evaluation.suite import FLOOR, EvaluationReport
 from musiclm.evaluation.tables import (
     adherence_grid,
     findings_grid,
@@ -23,6 +32,13 @@ from musiclm.evaluation.token_information import InformationReport
 
 BASELINES = ("retrieval", "spectrogram diffusion")
 ABLATION = "no semantic stage"
+HOW_TO_ADD = {
+    "spectrogram diffusion": "musiclm train-baseline CORPUS --run-folder RUN; then "
+    "--systems.diffusion RUN/last.safetensors",
+    ABLATION: "musiclm train coarse-only-stage TOKENS --model MODEL --run-folder RUN; then "
+    "--systems.coarse-only RUN/last.safetensors",
+    "riffusion": "its published weights: --systems.riffusion FOLDER",
+}
 _NUM_EXAMPLES = 6
 _TABLE_TEXT = (
     "FAD is against as many other held-out pieces, by embedding; FAD-inf extrapolates to endless "
@@ -44,6 +60,14 @@ class Reproduction:
     information: InformationReport
     memorization: MemorizationReport | None
     why_no_memorization: str = ""
+    study: StudyResult | None = None
+    num_asked: int = 0
+    """Captions that were asked for; the corpus may have had fewer."""
+
+    @property
+    def absent(self) -> tuple[str, ...]:
+        """Systems that could be compared and were not given."""
+        return tuple(name for name in HOW_TO_ADD if name not in self.scores.rows)
 
     @property
     def findings(self) -> tuple[Finding, ...]:
@@ -55,18 +79,22 @@ class Reproduction:
                 f"{measure} similarity, same semantic tokens - same caption, "
                 f"{self.information.num_captions} captions",
                 difference,
+                self.information.num_captions,
             )
             for measure, difference in self.information.difference.items()
         ]
+        others, ahead = (*BASELINES, *measured), "MusicLM is ahead of {other} on {measure}"
         return (
-            *comparison_findings(
-                self.scores,
-                "musiclm",
-                (*BASELINES, *measured),
-                "MusicLM is ahead of {other} on {measure}",
-            ),
+            *fad_findings(self.scores, "musiclm", others, ahead),
+            *comparison_findings(self.scores, "musiclm", others, ahead),
+            *listening_findings(self.study, "musiclm", others, REAL),
             *comparison_findings(
                 self.scores, "musiclm", (ABLATION,), "The semantic stage improves {measure}"
+            ),
+            Finding(
+                "The semantic stage improves long-term structure",
+                "the paper's authors listened; there is no measure of it here",
+                None,
             ),
             *memorization_findings(self.memorization),
             *information,
@@ -82,15 +110,16 @@ def document_of(
         Section(
             "Findings",
             "A finding holds when the whole 95 % interval of its difference lies above zero, does "
-            "not hold when it lies below, and is undecided in between.",
+            "not hold when it lies below, and is undecided in between, or over fewer than "
+            f"{LEAST_PAIRS} pairs.",
             findings_grid(result.findings),
         ),
         Section(
             "Table 1, in miniature",
-            f"{scores.num_clips} held-out captions, clips of {scores.clip_seconds:g} s. "
-            + _TABLE_TEXT,
-            scores_grid(scores),
+            _captions_text(result) + _TABLE_TEXT + _fad_text(scores),
+            scores_grid(scores, result.study, {FLOOR: REAL}),
         ),
+        *_absent_section(result),
         Section(
             "What was asked, and is heard",
             "Over the captions that say so in words; chance is the same request against the other "
@@ -113,7 +142,7 @@ def document_of(
                 "Greedy continuations of training music after T of its semantic tokens. An "
                 f"approximate match costs less than {found.threshold.cost:.3g}, as "
                 f"{found.threshold.num_false_positives} of {found.threshold.num_negatives} wrong "
-                "pairs do. Held-out music is the control.",
+                "pairs do. Held-out music is the control." + _dullness_text(found),
                 memorization_grid(found),
                 memorization_picture(found),
                 "memorization.png",
@@ -126,6 +155,48 @@ def document_of(
         "Made by `musiclm reproduce`; every figure is in report.json.",
         tuple(sections),
     )
+
+
+def _captions_text(result: Reproduction) -> str:
+    count, scores = result.scores.num_clips, result.scores
+    fewer = ""
+    if count < result.num_asked:
+        fewer = f" ({result.num_asked} were asked for; the test split has no more on both sides)"
+    return f"{count} held-out captions{fewer}, clips of {scores.clip_seconds:g} s. "
+
+
+def _fad_text(scores: EvaluationReport) -> str:
+    lacks = "; ".join(f"{name}: {why}" for name, why in scores.too_few_windows.items())
+    return f" Too few windows for FAD ({lacks}): give more captions." if lacks else ""
+
+
+def _dullness_text(report: MemorizationReport) -> str:
+    """A warning where the likeliest continuation is hardly music, and so cannot match any."""
+    points = next(iter(report.curves.values()))
+    said = sum(point.entropy_bits for point in points) / len(points)
+    true = sum(point.truth_entropy_bits for point in points) / len(points)
+    if said > true / 2:
+        return ""
+    return (
+        f"\n\nRead this with care: the greedy continuations have {said:.2f} bits where the music "
+        f"itself has {true:.2f}. A stage that, always taking the likeliest token, stays on the "
+        "same few can hardly match anything, so few matches do not show that little is remembered. "
+        "`musiclm evaluate memorization --temperature 1` asks the same with drawn continuations."
+    )
+
+
+def _absent_section(result: Reproduction) -> list[Section]:
+    if not result.absent:
+        return []
+    rows = tuple((name, HOW_TO_ADD[name]) for name in result.absent)
+    return [
+        Section(
+            "Not compared",
+            "These systems were not given. What is said of them above is not measured; made and "
+            "given, they join the clips that are there.",
+            Grid(("system", "how to add it"), rows),
+        )
+    ]
 
 
 def _examples(

@@ -21,6 +21,7 @@ from torch import Tensor
 from musiclm.audio.waveform import Waveform
 from musiclm.core.errors import DataError
 from musiclm.core.files import written_whole
+from musiclm.core.side_by_side import side_by_side
 from musiclm.evaluation.adherence import Heard, hear
 from musiclm.evaluation.embedders import Embedder
 from musiclm.evaluation.fad import content_hash
@@ -91,6 +92,9 @@ class Judges:
         embedders: Further embeddings for FAD.
         classifier: Whose classes KLD compares; the tagger's by default.
         treatments: By name of their row.
+        joint_of: Embedder by joint space: the space's vector of a clip is the mean of what that
+            embedder makes of its windows, brought to unit length, and is not computed again.
+        num_threads: Clips heard side by side, each on one thread.
         identity: A hash of all the weights, for the cache; without it nothing is cached.
     """
 
@@ -99,6 +103,8 @@ class Judges:
     embedders: tuple[Embedder, ...] = ()
     classifier: Classifier | None = None
     treatments: Mapping[str, Treatment] = field(default_factory=dict[str, Treatment])
+    joint_of: Mapping[str, str] = field(default_factory=dict[str, str])
+    num_threads: int = 1
     identity: str = ""
 
 
@@ -119,6 +125,17 @@ class Analysis:
     tag_probabilities: Float[np.ndarray, "clips tags"]
     joint: Mapping[str, Float[Tensor, "clips joint_dim"]]
     heard: tuple[Heard, ...]
+
+
+@dataclass(frozen=True)
+class _ClipAnalysis:
+    """What the judges heard in one clip."""
+
+    output: MusicNNOutput
+    class_logits: Float[Tensor, " classes"]
+    joint: Mapping[str, Tensor]
+    windows: Mapping[str, Tensor]
+    heard: Heard | None
 
 
 class AnalysisCache:
@@ -163,56 +180,78 @@ class AnalysisCache:
             kept = _read(path)
             if kept is not None:
                 return kept
-        clips = read() if treatment is None else map(treatment, read())
-        result = analyse_clips(row, clips, num_clips, judges, on_progress)
+        result = analyse_clips(
+            row, read(), num_clips, judges, treatment=treatment, on_progress=on_progress
+        )
         if path is not None:
             _write(path, result)
         return result
 
 
-@torch.no_grad()
 def analyse_clips(
     row: str,
     clips: Iterable[Waveform],
     num_clips: int,
     judges: Judges,
+    *,
+    treatment: Treatment | None = None,
     on_progress: ProgressReport | None = None,
 ) -> Analysis:
-    """Lets every judge hear every clip.
+    """Lets every judge hear every clip, `judges.num_threads` clips at once.
 
     Raises:
         DataError: There are more or fewer clips than said.
         AudioError: A clip is unreadable or too short to judge.
     """
-    outputs: list[MusicNNOutput] = []
-    logits: list[Tensor] = []
-    joint: dict[str, list[Tensor]] = {name: [] for name in judges.text_audio}
-    rows: dict[str, list[Tensor]] = {embedder.name: [] for embedder in judges.embedders}
-    heard: list[Heard] = []
-    for clip in clips:
-        output = judges.tagger.analyse(clip)
-        outputs.append(output)
-        logits.append(
-            judges.classifier.class_logits(clip) if judges.classifier else output.clip_tag_logits
-        )
-        for name, model in judges.text_audio.items():
-            samples = clip.resampled(model.sample_rate_hz).samples
-            joint[name].append(model.embed_audio(samples.unsqueeze(0))[0].float().cpu())
-        for embedder in judges.embedders:
-            rows[embedder.name].append(embedder.embed(clip))
-        if clip.duration_seconds >= _LEAST_SECONDS_HEARD:
-            heard.append(hear(clip))
+
+    def say(num_done: int) -> None:
         if on_progress is not None:
-            on_progress(row, len(outputs), num_clips)
-    if len(outputs) != num_clips:
-        raise DataError(f"Row {row!r} has {len(outputs)} clips; the plan has {num_clips}.")
-    rows = {TAGGER: [output.embeddings for output in outputs], **rows}
+            on_progress(row, num_done, num_clips)
+
+    made = side_by_side(
+        lambda clip: _analyse_clip(clip, judges, treatment),
+        clips,
+        num_threads=judges.num_threads,
+        on_done=say,
+    )
+    if len(made) != num_clips:
+        raise DataError(f"Row {row!r} has {len(made)} clips; the plan has {num_clips}.")
+    heard = [clip.heard for clip in made if clip.heard is not None]
     return Analysis(
-        {name: torch.cat(parts).numpy() for name, parts in rows.items()},
-        torch.stack(logits).numpy(),
-        torch.stack([output.clip_tag_probabilities for output in outputs]).numpy(),
-        {name: torch.stack(parts) for name, parts in joint.items()},
+        {
+            TAGGER: torch.cat([clip.output.embeddings for clip in made]).numpy(),
+            **{
+                embedder.name: torch.cat([clip.windows[embedder.name] for clip in made]).numpy()
+                for embedder in judges.embedders
+            },
+        },
+        torch.stack([clip.class_logits for clip in made]).numpy(),
+        torch.stack([clip.output.clip_tag_probabilities for clip in made]).numpy(),
+        {name: torch.stack([clip.joint[name] for clip in made]) for name in judges.text_audio},
         tuple(heard) if len(heard) == num_clips else (),
+    )
+
+
+@torch.no_grad()
+def _analyse_clip(clip: Waveform, judges: Judges, treatment: Treatment | None) -> _ClipAnalysis:
+    if treatment is not None:
+        clip = treatment(clip)
+    output = judges.tagger.analyse(clip)
+    windows = {embedder.name: embedder.embed(clip) for embedder in judges.embedders}
+    joint: dict[str, Tensor] = {}
+    for name, model in judges.text_audio.items():
+        if name in judges.joint_of:
+            mean = windows[judges.joint_of[name]].mean(dim=0)
+            joint[name] = torch.nn.functional.normalize(mean, dim=0)
+        else:
+            samples = clip.resampled(model.sample_rate_hz).samples
+            joint[name] = model.embed_audio(samples.unsqueeze(0))[0].float().cpu()
+    return _ClipAnalysis(
+        output,
+        judges.classifier.class_logits(clip) if judges.classifier else output.clip_tag_logits,
+        joint,
+        windows,
+        hear(clip) if clip.duration_seconds >= _LEAST_SECONDS_HEARD else None,
     )
 
 

@@ -10,6 +10,7 @@ Kullback-Leibler divergence KL(reference || generated) between class distributio
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -47,6 +48,11 @@ class GaussianStatistics:
         exact = embeddings.astype(np.float64)
         return cls(exact.mean(axis=0), np.cov(exact, rowvar=False).reshape(dim, dim), num_frames)
 
+    @cached_property
+    def root(self) -> Float[np.ndarray, "dim dim"]:
+        """The symmetric square root of the covariance; a reference's is taken once."""
+        return _symmetric_root(self.covariance)
+
 
 @dataclass(frozen=True)
 class Interval:
@@ -61,15 +67,14 @@ def frechet_distance(one: GaussianStatistics, other: GaussianStatistics) -> floa
     """`|m1 - m2|^2 + tr(C1 + C2 - 2 sqrt(C1 C2))`, never negative.
 
     `tr sqrt(C1 C2)` is taken as the sum of square roots of the eigenvalues of the symmetric
-    `C1^(1/2) C2 C1^(1/2)`, which has no complex part and no trouble with near-singular matrices.
+    `C2^(1/2) C1 C2^(1/2)`, which has no complex part and no trouble with near-singular matrices.
     """
     if one.mean.shape != other.mean.shape:
         raise DataError(
             f"The embeddings have {one.mean.size} and {other.mean.size} dimensions; "
             "take both from the same model."
         )
-    root = _symmetric_root(one.covariance)
-    eigenvalues = np.linalg.eigvalsh(root @ other.covariance @ root)
+    eigenvalues = np.linalg.eigvalsh(other.root @ one.covariance @ other.root)
     root_trace = np.sqrt(eigenvalues.clip(min=0)).sum()
     difference = one.mean - other.mean
     traces = np.trace(one.covariance) + np.trace(other.covariance)

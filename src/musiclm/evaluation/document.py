@@ -6,6 +6,7 @@ The HTML is one file that needs nothing else: pictures and audio lie in it.
 import base64
 import html
 import io
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -30,13 +31,18 @@ th, td { text-align:left; padding:.35rem .8rem .35rem 0; border-bottom:1px solid
 th { color:var(--soft); font-weight:600; }
 .holds { color:var(--good); font-weight:600; } .does-not-hold { color:var(--bad); font-weight:600; }
 .undecided, .not-measured { color:var(--open); font-weight:600; }
+.holds, .does-not-hold, .undecided, .not-measured, .figure { white-space:nowrap; }
 img { max-width:100%; background:#fff; border-radius:.3rem; }
+code { font-size:.9em; }
 figure { margin:1rem 0 2rem; }
+.wide > img { min-width:42rem; }
 blockquote { margin:1.6rem 0 .6rem; padding-left:.9rem; border-left:3px solid var(--line); }
 .players { display:grid; grid-template-columns:repeat(auto-fit,minmax(15rem,1fr)); gap:.6rem; }
 .players label { display:block; font-size:.8rem; color:var(--soft); }
 audio { width:100%; }
 """
+_FIGURE = re.compile(r"[-\d.,%/ \[\]()]+")
+_CODE = re.compile(r"`([^`]+)`")
 _VERDICTS = ("holds", "does not hold", "undecided", "not measured")
 
 
@@ -135,7 +141,11 @@ def _html_table(grid: Grid) -> str:
 
 
 def _cell(text: str) -> str:
-    style = f' class="{text.replace(" ", "-")}"' if text in _VERDICTS else ""
+    style = ""
+    if text in _VERDICTS:
+        style = f' class="{text.replace(" ", "-")}"'
+    elif _FIGURE.fullmatch(text):
+        style = ' class="figure"'
     return f"<td{style}>{_safe(text)}</td>"
 
 
@@ -145,7 +155,9 @@ def _html_example(example: Example) -> str:
         f'<audio controls preload="none" src="{_audio(clip)}"></audio></div>'
         for name, clip in example.clips.items()
     )
-    picture = _image(example.picture, "spectrograms") if example.picture is not None else ""
+    picture = ""
+    if example.picture is not None:
+        picture = f'<div class="wide">{_image(example.picture, "spectrograms")}</div>'
     return (
         f"<blockquote>{_safe(example.caption)}</blockquote>"
         f'<div class="players">{players}</div>{picture}'
@@ -164,7 +176,12 @@ def _audio(clip: Waveform) -> str:
 
 
 def _paragraphs(text: str) -> list[str]:
-    return [f"<p>{_safe(part)}</p>" for part in text.split("\n\n") if part.strip()]
+    return [f"<p>{_marked(part)}</p>" for part in text.split("\n\n") if part.strip()]
+
+
+def _marked(text: str) -> str:
+    """Escaped, with what stands between backticks as code."""
+    return _CODE.sub(r"<code>\1</code>", _safe(text))
 
 
 def _safe(text: str) -> str:

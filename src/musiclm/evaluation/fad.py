@@ -20,8 +20,9 @@ from safetensors.numpy import save_file
 from musiclm.audio.waveform import Waveform
 from musiclm.core.errors import DataError
 from musiclm.core.files import written_whole
-from musiclm.evaluation.distances import GaussianStatistics, frechet_distance
+from musiclm.evaluation.distances import GaussianStatistics, Interval, frechet_distance
 from musiclm.evaluation.embedders import Embedder
+from musiclm.evaluation.intervals import Z_95
 
 _FORMAT = "musiclm-fad-reference-1"
 
@@ -37,6 +38,7 @@ class FadEstimate:
         fit_r2: Share of the variance between subsets that the line explains.
         num_windows: Windows of the generated side.
         num_reference_windows: Windows of the reference side.
+        resampled: FAD of resamples of the clips (`resampled_fad`); empty where none were drawn.
     """
 
     fad: float
@@ -44,6 +46,7 @@ class FadEstimate:
     fit_r2: float | None
     num_windows: int
     num_reference_windows: int
+    resampled: tuple[float, ...] = ()
 
 
 def extrapolated_fad(
@@ -92,6 +95,60 @@ def extrapolated_fad(
     spread = np.square(values - values.mean()).sum()
     r2 = 1 - residual / spread if spread > 0 else 1.0
     return FadEstimate(fad, float(intercept), float(r2), num_windows, reference.num_frames)
+
+
+def resampled_fad(
+    generated: Float[np.ndarray, "windows dim"],
+    reference: GaussianStatistics,
+    num_clips: int,
+    *,
+    generator: np.random.Generator,
+    num_resamples: int = 100,
+) -> tuple[float, ...]:
+    """FAD of resamples of the clips, drawn with replacement, each clip with all of its windows.
+
+    Two systems that made the same number of clips get the same draws from generators of the same
+    seed, so their resamples are pairs. A resample repeats clips, which biases its FAD upwards;
+    read the spread of differences, not the level.
+
+    Args:
+        generated: The windows' embeddings, clip by clip, as many windows a clip.
+        reference: Of the other side.
+        num_clips: How many clips the windows are of.
+        generator: Draws the clips.
+        num_resamples: How often.
+
+    Raises:
+        DataError: The windows cannot be shared evenly among the clips.
+    """
+    if num_clips < 1 or len(generated) % num_clips:
+        raise DataError(f"{len(generated)} windows are not those of {num_clips} clips of a length.")
+    by_clip = generated.reshape(num_clips, -1, generated.shape[1])
+    draws = generator.integers(0, num_clips, size=(num_resamples, num_clips))
+    return tuple(
+        frechet_distance(GaussianStatistics.fit(np.concatenate(by_clip[rows])), reference)
+        for rows in draws
+    )
+
+
+def fad_difference(one: FadEstimate, other: FadEstimate) -> Interval | None:
+    """FAD of `other` minus FAD of `one`: positive where `one` is nearer to the reference.
+
+    The interval is 1.96 standard deviations of the paired resamples' differences to either side;
+    None without resamples.
+
+    Raises:
+        DataError: They have different numbers of resamples.
+    """
+    if len(one.resampled) != len(other.resampled):
+        raise DataError(
+            f"FADs with {len(one.resampled)} and {len(other.resampled)} resamples are no pairs."
+        )
+    if len(one.resampled) < 2:
+        return None
+    spread = np.std(np.subtract(other.resampled, one.resampled), ddof=1)
+    difference, reach = other.fad - one.fad, float(Z_95 * spread)
+    return Interval(difference, difference - reach, difference + reach)
 
 
 class ReferenceCache:

@@ -5,10 +5,10 @@ import math
 from musiclm.core.errors import DataError
 from musiclm.evaluation.distances import Interval
 
-_Z_95 = 1.959963984540054
+Z_95 = 1.959963984540054
 
 
-def proportion_interval(successes: int, trials: int, *, z: float = _Z_95) -> Interval:
+def proportion_interval(successes: int, trials: int, *, z: float = Z_95) -> Interval:
     """A share and Wilson's score interval (95 % by default), sensible at 0 and at 1 too.
 
     Raises:

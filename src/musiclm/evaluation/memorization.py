@@ -9,7 +9,8 @@ greedily for 125 tokens (5 s), which are compared with the true ones:
   between k-means centroids, is below a threshold. The papers' 0.85 is in units of their centroids;
   ours is set on negatives (the continuation of one example against the truth of another that is
   not of the same tune), so that less than one in 10,000 of them would pass;
-- the entropy of matches beside that of all continuations: dull music is easily repeated.
+- the entropy of matches beside that of all continuations: dull music is easily repeated; and that
+  of the truth, for a stage whose likeliest music is dull matches nothing else.
 
 Nothing here depends on where tokens come from: give training examples, and held-out ones as a
 control.
@@ -27,7 +28,7 @@ from torch import Tensor
 from musiclm.core.config import Config
 from musiclm.core.errors import DataError
 from musiclm.core.runtime import RandomStreams
-from musiclm.evaluation.distances import Interval
+from musiclm.evaluation.distances import Interval, bootstrap_mean
 from musiclm.evaluation.intervals import proportion_interval
 from musiclm.evaluation.transport import (
     exact_token_transport_costs,
@@ -35,7 +36,8 @@ from musiclm.evaluation.transport import (
     token_histograms,
     token_transport_costs,
 )
-from musiclm.stages.decoding import SamplingConfig, generate
+from musiclm.stages.decoder import Decoder, make_decoder
+from musiclm.stages.decoding import SamplingConfig
 from musiclm.stages.language_model import StageModel
 
 _CHECKED_PAIRS = 32
@@ -53,6 +55,8 @@ class MemorizationConfig(Config):
     """The share of negatives that may pass stays below it."""
     epsilon: float = Field(default=0.01, gt=0)
     """Sinkhorn's regularisation, as a share of the mean cost."""
+    temperature: float = Field(default=0.0, ge=0)
+    """Of the continuations; 0 always takes the likeliest token, as the paper does."""
     batch_size: int = Field(default=16, gt=0)
     """Continuations generated at once."""
 
@@ -112,6 +116,9 @@ class MemorizationPoint:
         mean_cost: Mean transport cost to the truth.
         entropy_bits: Mean entropy of the continuations.
         match_entropy_bits: Mean entropy of those that match; None without a match.
+        truth_entropy_bits: Mean entropy of the true continuations.
+        entropy_gap: Mean entropy of all minus that of the matches, its interval by bootstrap over
+            matches; None with fewer than two.
     """
 
     prompt_frames: int
@@ -120,6 +127,8 @@ class MemorizationPoint:
     mean_cost: float
     entropy_bits: float
     match_entropy_bits: float | None
+    truth_entropy_bits: float = 0.0
+    entropy_gap: Interval | None = None
 
 
 @dataclass(frozen=True)
@@ -160,8 +169,9 @@ def measure_memorization(
     if not sets:
         raise DataError("There are no examples to prompt with; give at least the training set.")
     kept = usable_prompts(model, config)
+    decoder = make_decoder(model, num_threads=torch.get_num_threads())
     made = {
-        name: [continue_greedily(model, examples, frames, config) for frames in kept]
+        name: [continue_examples(decoder, examples, frames, config) for frames in kept]
         for name, examples in sets.items()
     }
     threshold = calibrated_threshold(next(iter(made.values())), centroids, config)
@@ -196,10 +206,10 @@ def usable_prompts(model: StageModel, config: MemorizationConfig) -> tuple[int, 
     return kept
 
 
-def continue_greedily(
-    model: StageModel, examples: Examples, prompt_frames: int, config: MemorizationConfig
+def continue_examples(
+    decoder: Decoder, examples: Examples, prompt_frames: int, config: MemorizationConfig
 ) -> Continuations:
-    """What the model goes on with after the first `prompt_frames` tokens, always the likeliest.
+    """What the model goes on with after the first `prompt_frames` tokens.
 
     Raises:
         DataError: The examples are shorter than prompt and continuation.
@@ -211,21 +221,21 @@ def continue_greedily(
             f"with and {config.continuation_frames} to compare are needed. Use longer clips."
         )
     generated: list[Tensor] = []
-    batches = zip(
-        examples.conditioning.split(config.batch_size),
-        examples.semantic.split(config.batch_size),
-        strict=True,
-    )
-    for conditioning, semantic in batches:
-        codes = generate(
-            model,
+    generators = [
+        RandomStreams(0).generator("continuation", prompt_frames, number)
+        for number in range(len(examples.groups))
+    ]
+    for first in range(0, len(generators), config.batch_size):
+        rows = slice(first, first + config.batch_size)
+        conditioning, semantic = examples.conditioning[rows], examples.semantic[rows]
+        blocks = decoder.blocks(
             {"conditioning": conditioning},
             stop,
-            sampling=SamplingConfig(temperature=0.0),
-            generators=[RandomStreams(0).generator("greedy")] * len(conditioning),
+            sampling=SamplingConfig(temperature=config.temperature),
+            generators=generators[rows],
             known_target=semantic[:, :, :prompt_frames] if prompt_frames else None,
         )
-        generated.append(codes[:, 0, prompt_frames:].cpu())
+        generated.append(torch.cat([block[:, 0].cpu() for block in blocks], dim=1))
     truth = examples.semantic[:, 0, prompt_frames:stop].cpu()
     return Continuations(prompt_frames, torch.cat(generated), truth, examples.groups)
 
@@ -318,4 +328,16 @@ def _point(
         mean_cost=float(costs.mean()),
         entropy_bits=float(entropies.mean()),
         match_entropy_bits=float(entropies[is_match].mean()) if bool(is_match.any()) else None,
+        truth_entropy_bits=float(entropy_bits(continuations.truth).mean()),
+        entropy_gap=_gap(entropies, is_match),
     )
+
+
+def _gap(
+    entropies: Float[Tensor, " examples"], is_match: Bool[Tensor, " examples"]
+) -> Interval | None:
+    """How much less the matches say than all continuations do on average."""
+    gaps = (entropies.mean() - entropies[is_match]).numpy()
+    if gaps.size < 2:
+        return None
+    return bootstrap_mean(gaps, generator=np.random.default_rng(0))

@@ -17,7 +17,7 @@ statistics are given.
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -48,7 +48,7 @@ from musiclm.evaluation.distances import (
     bootstrap_mean,
     kl_divergences,
 )
-from musiclm.evaluation.fad import FadEstimate, extrapolated_fad
+from musiclm.evaluation.fad import FadEstimate, extrapolated_fad, resampled_fad
 from musiclm.evaluation.plan import EvaluationPlan, ReferenceClip
 from musiclm.evaluation.retrieval import RetrievalReport, retrieval
 
@@ -73,7 +73,8 @@ class RowScores:
     """One row of a report; what could not be measured is None or empty.
 
     `fad` lacks an embedder with too few windows for a covariance: 67 clips of 10 s are enough for
-    MusicNN. `instruments` is None when no asked lead has a tag, as in a corpus without labels.
+    MusicNN, which takes three windows of each. `instruments` is None when no asked lead has a tag,
+    as in a corpus without labels.
     """
 
     num_windows: int
@@ -88,7 +89,11 @@ class RowScores:
 
 @dataclass(frozen=True)
 class EvaluationReport:
-    """The figures of one evaluation, by row."""
+    """The figures of one evaluation, by row.
+
+    `too_few_windows` says by embedder why there is no FAD; empty where there is, or where there is
+    nothing to compare with.
+    """
 
     num_clips: int
     clip_seconds: float
@@ -97,6 +102,7 @@ class EvaluationReport:
     kld_direction: str
     shuffled_kld: Interval | None
     rows: Mapping[str, RowScores]
+    too_few_windows: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 def evaluate_systems(  # noqa: PLR0913  (what is compared, by whom, with what)
@@ -137,6 +143,7 @@ def evaluate_systems(  # noqa: PLR0913  (what is compared, by whom, with what)
         rows[FLOOR] = analyse(FLOOR, asked_audio)
         for name, treatment in judges.treatments.items():
             rows[name] = analyse(name, asked_audio, treatment)
+    too_few: dict[str, str] = {}
     if corpus is not None and reference is None:
         other_side = cache.analyse(
             "reference",
@@ -149,6 +156,11 @@ def evaluate_systems(  # noqa: PLR0913  (what is compared, by whom, with what)
             name: GaussianStatistics.fit(windows)
             for name, windows in other_side.embeddings.items()
             if _has_covariance(windows)
+        }
+        too_few = {
+            name: f"{len(windows)} windows, more than {windows.shape[1]} are needed"
+            for name, windows in other_side.embeddings.items()
+            if name not in reference
         }
     real = rows[FLOOR] if corpus is not None else None
     text = _text_embeddings(plan, judges)
@@ -163,6 +175,7 @@ def evaluate_systems(  # noqa: PLR0913  (what is compared, by whom, with what)
             name: _scores(row, plan, reference or {}, None if row is real else real, text, judges)
             for name, row in rows.items()
         },
+        too_few_windows=too_few,
     )
 
 
@@ -185,7 +198,7 @@ def _scores(
     return RowScores(
         num_windows=row.embeddings[TAGGER].shape[0],
         fad={
-            name: extrapolated_fad(row.embeddings[name], statistics, generator=draw)
+            name: _fad(row.embeddings[name], statistics, plan, draw)
             for name, statistics in reference.items()
             if _has_covariance(row.embeddings[name])
         },
@@ -211,6 +224,23 @@ def _scores(
         instruments=instrument_agreement(leads, row.tag_probabilities, judges.tagger.tags)
         if has_tags
         else None,
+    )
+
+
+def _fad(
+    windows: Float[np.ndarray, "windows dim"],
+    reference: GaussianStatistics,
+    plan: EvaluationPlan,
+    generator: np.random.Generator,
+) -> FadEstimate:
+    """With resamples that are the same clips in every row."""
+    estimate = extrapolated_fad(windows, reference, generator=generator)
+    num_clips = len(plan.asked)
+    if len(windows) % num_clips:  # clips of a user's own may differ in length
+        return estimate
+    draws = np.random.default_rng(plan.seed)
+    return replace(
+        estimate, resampled=resampled_fad(windows, reference, num_clips, generator=draws)
     )
 
 
@@ -289,4 +319,4 @@ def _shuffled_kld(real: Analysis, plan: EvaluationPlan) -> Interval:
 
 def _has_covariance(windows: Float[np.ndarray, "windows dim"]) -> bool:
     """Whether there are enough windows for FAD."""
-    return windows.shape[0] > windows.shape[1] + 1
+    return windows.shape[0] > windows.shape[1]
