@@ -14,6 +14,7 @@ from musiclm.generation.candidates import ranked, similarity
 from musiclm.generation.gathering import gather
 from musiclm.generation.mixing import clip_embedding, mixed_embedding, text_embedding
 from musiclm.generation.musiclm import MusicLM
+from musiclm.generation.prompt import GenerationSettings
 from musiclm.generation.request import (
     GenerationRequest,
     make_request,
@@ -156,6 +157,33 @@ def test_a_melody_comes_again_in_longer_music_and_waits_for_what_is_continued(mo
     alone = gather(model, "calm", make_request(melody=clip), 6.0).material.frames["melody"]
     assert torch.equal(melody[:, :, 75:], alone[:, :, : melody.shape[2] - 75])
     assert alone.shape[2] >= 6 * 25
+
+
+def test_a_batch_may_follow_a_tune_each(model, clip, tmp_path):
+    other, silent = tmp_path / "other.wav", tmp_path / "silent.wav"
+    tune(5, 3.0)[0].write(other)
+    Waveform(torch.zeros(48_000), 16_000).write(silent)
+    requests = [make_request(melody=path) for path in (clip, other, silent)]
+    settings = GenerationSettings(duration_seconds=1.0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        batch = model.generate_batch(
+            ["calm"] * 3, seeds=[1, 2, 1], settings=settings, request=requests
+        )
+        for piece in batch:
+            single = model.generate(
+                "calm", seed=piece.seed, settings=settings, request=piece.request
+            )
+            assert torch.equal(single.tokens.acoustic, piece.tokens.acoustic)
+    assert [piece.request for piece in batch] == requests
+    assert not torch.equal(batch[0].tokens.semantic, batch[2].tokens.semantic)
+    with pytest.raises(PromptError, match="different kinds"):
+        model.generate_batch(
+            ["calm"] * 2,
+            seeds=[1, 2],
+            settings=settings,
+            request=[requests[0], GenerationRequest()],
+        )
 
 
 def test_a_model_without_melody_says_so(tmp_path, clip):

@@ -5,8 +5,9 @@ Metrics:
         largest cosine with any window of the item; R@1 is the share of queries whose own item is
         first.
     Note recall: the share of a melody's notes that sound in the music, by basic-pitch's posteriors
-        of pitch classes, at the best shift of half a second and in the best key. A dense chord
-        reaches some of it by chance: compare with a wrong melody and with music made without one.
+        of pitch classes, at the best shift of half a second, in the melody's own key or in the
+        best one. A dense chord reaches some of it by chance: compare with a wrong melody and with
+        music made without one.
 """
 
 from collections.abc import Sequence
@@ -60,12 +61,15 @@ def melody_ranks(
     return places
 
 
-def note_recall(posteriors: Posteriors, notes: Sequence[MelodyNote]) -> float:
+def note_recall(
+    posteriors: Posteriors, notes: Sequence[MelodyNote], *, keys: Sequence[int] = range(12)
+) -> float:
     """The share of notes that sound, at the best shift within half a second and in the best key.
 
     Args:
         posteriors: Of the music, as `NoteListener.posteriors` gives them.
         notes: The melody; notes after the end of the music do not count.
+        keys: Transpositions to try, in semitones; 0 alone looks in the melody's own key.
     """
     chroma = np.zeros((len(posteriors), 12), np.float32)
     for key in range(posteriors.shape[1]):
@@ -79,7 +83,7 @@ def note_recall(posteriors: Posteriors, notes: Sequence[MelodyNote]) -> float:
     for shift in np.linspace(-_SHIFT_SECONDS, _SHIFT_SECONDS, _NUM_SHIFTS):
         heard = np.stack([_strongest(chroma, note, float(shift)) for note in inside])
         classes = np.array([round(note.pitch) % 12 for note in inside])
-        for key in range(12):
+        for key in keys:
             found = heard[np.arange(len(inside)), (classes + key) % 12] > NOTE_THRESHOLD
             best = max(best, float(found.mean()))
     return best

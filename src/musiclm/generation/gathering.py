@@ -166,11 +166,12 @@ def _melody(
     prompt = read_melody(tokenizer, Waveform.read(request.melody.checked_path()))
     if prompt.warning:
         warnings.warn(prompt.warning, stacklevel=2)
-    if prompt.codes is None:
-        return None
     spec = tokenizer.token_spec
     before = torch.full(
         (spec.num_quantizers, round(offset * spec.frame_rate_hz)), spec.codebook_size
     )
     count = -(-int((duration_seconds - offset) * spec.frame_rate_hz * 1000) // 1000) + 1
+    if prompt.codes is None:
+        absent = torch.full((spec.num_quantizers, count), spec.codebook_size)
+        return torch.cat([before, absent], dim=1)
     return torch.cat([before, looped(prompt.codes, count)], dim=1)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from musiclm.audio.waveform import Waveform
 from musiclm.conditioning.conditioner import Conditioner
+from musiclm.core.errors import PromptError
 from musiclm.generation.mixing import (
     blended,
     clip_embedding,
@@ -156,8 +157,17 @@ def stacked(codes: Tensor, batch_size: int) -> Tensor:
 
 
 def concatenated(materials: Sequence[Material]) -> Material:
-    """Materials of single samples, side by side; their times must agree."""
+    """Materials of single samples, side by side.
+
+    Raises:
+        PromptError: They are of different kinds: other times, or codes that only some have.
+    """
     first = materials[0]
+    if len({_kind(material) for material in materials}) > 1:
+        raise PromptError(
+            "Requests of different kinds (with and without a tune, stories of other times) cannot "
+            "be made at once. Make them one by one."
+        )
     spans = tuple(
         ConditioningSpan(span.start_seconds, torch.cat([m.spans[number].codes for m in materials]))
         for number, span in enumerate(first.spans)
@@ -167,3 +177,10 @@ def concatenated(materials: Sequence[Material]) -> Material:
         {name: torch.cat([m.frames[name] for m in materials]) for name in first.frames},
         {name: torch.cat([m.known[name] for m in materials]) for name in first.known},
     )
+
+
+def _kind(material: Material) -> tuple[tuple[object, ...], ...]:
+    """What must be alike in materials that are put side by side."""
+    times = tuple(span.start_seconds for span in material.spans)
+    codes = (*material.frames.items(), *material.known.items())
+    return times, tuple((name, tuple(tensor.shape)) for name, tensor in codes)

@@ -199,18 +199,27 @@ class MusicLM:
         *,
         seeds: Sequence[int],
         settings: GenerationSettings | None = None,
-        request: GenerationRequest | None = None,
+        request: GenerationRequest | Sequence[GenerationRequest] | None = None,
         progress: ProgressReport = no_report,
     ) -> list[Generation]:
-        """Several pieces at once, one a prompt and seed; all have the same settings and request.
+        """Several pieces at once, one a prompt and seed; all have the same settings.
+
+        Args:
+            prompts: As in `generate`.
+            seeds: As in `generate`.
+            settings: Duration, temperatures and the like.
+            request: What is asked beside the prompts: of all pieces, or one a piece (other tunes,
+                for instance), of the same kind and length.
+            progress: As in `generate`.
 
         Raises:
-            PromptError: A prompt, the duration, a seed or the request makes no sense, or the counts
-                differ.
+            PromptError: A prompt, the duration, a seed or a request makes no sense, the counts
+                differ, or requests of different kinds or lengths cannot be made at once.
             AudioError: A file of the request cannot be read.
         """
         settings = self.decided(settings)
-        request = request or GenerationRequest()
+        if request is None or isinstance(request, GenerationRequest):
+            request = [request or GenerationRequest()] * len(prompts)
         asked = self._checked(prompts, seeds, settings, request)
         semantic, acoustic = self.stages.generate(
             asked.material, asked.duration_seconds, settings, asked.streams, progress=progress
@@ -234,7 +243,7 @@ class MusicLM:
                     model_name=self.config.name,
                     model_sha256=self.sha256,
                     device=self.runtime.device.type,
-                    request=request,
+                    request=request[index],
                     decoding=self.stages.decoding,
                 )
             )
@@ -265,7 +274,7 @@ class MusicLM:
         """
         settings = self.decided(settings)
         request = request or GenerationRequest()
-        asked = self._checked([prompt], [seed], settings, request)
+        asked = self._checked([prompt], [seed], settings, [request])
         tokens = self.stages.stream(
             asked.material, asked.duration_seconds, settings, asked.streams, progress=progress
         )
@@ -288,21 +297,28 @@ class MusicLM:
         prompts: Sequence[str],
         seeds: Sequence[int],
         settings: GenerationSettings,
-        request: GenerationRequest,
+        requests: Sequence[GenerationRequest],
     ) -> "_Asked":
-        """Refuses what makes no sense and reads what the request names."""
-        if not prompts or len(prompts) != len(seeds):
-            raise PromptError(f"{len(prompts)} prompts and {len(seeds)} seeds; give one seed each.")
-        texts = [checked_text(prompt) if prompt or request.needs_text else "" for prompt in prompts]
+        """Refuses what makes no sense and reads what the requests name."""
+        if not prompts or not len(prompts) == len(seeds) == len(requests):
+            counts = f"{len(prompts)} prompts, {len(seeds)} seeds and {len(requests)} requests"
+            raise PromptError(f"{counts}; give one of each for every piece.")
+        texts = [
+            checked_text(prompt) if prompt or request.needs_text else ""
+            for prompt, request in zip(prompts, requests, strict=True)
+        ]
         streams = [RandomStreams(checked_seed(seed)) for seed in seeds]
         seconds = checked_duration(settings.duration_seconds)
-        unknown = [self._unknown_words(text, request) for text in texts]
+        told = list(zip(texts, requests, strict=True))
+        unknown = [self._unknown_words(text, request) for text, request in told]
         _warn_of_unknown(unknown)
         # One at a time: rounding differs between batch sizes, and a code may hang on it.
         models = cast(PromptModels, self)  # pyright does not take a cached property for a property
-        gathered = {text: gather(models, text, request, seconds) for text in dict.fromkeys(texts)}
-        seconds = next(iter(gathered.values())).duration_seconds
-        material = concatenated([gathered[text].material for text in texts])
+        gathered = {key: gather(models, *key, seconds) for key in dict.fromkeys(told)}
+        seconds = gathered[told[0]].duration_seconds
+        if any(other.duration_seconds != seconds for other in gathered.values()):
+            raise PromptError("Pieces of different lengths cannot be made at once.")
+        material = concatenated([gathered[key].material for key in told])
         return _Asked(texts, streams, unknown, material, seconds)
 
     def decided(self, settings: GenerationSettings | None) -> GenerationSettings:

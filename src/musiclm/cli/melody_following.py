@@ -1,0 +1,223 @@
+"""Following: pieces made with and without hums of held-out tunes, and what is heard in them."""
+
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from musiclm.audio.waveform import Waveform
+from musiclm.core.config import Config
+from musiclm.core.errors import DataError
+from musiclm.core.files import write_text_whole
+from musiclm.core.runtime import RandomStreams
+from musiclm.data.melody.line import Line
+from musiclm.data.melody.voices import VOICE_KINDS, sing
+from musiclm.evaluation.codec_quality import NoteListener
+from musiclm.evaluation.melody import MelodyNote, note_recall, share_estimate
+from musiclm.evaluation.musicnn import MusicNN
+from musiclm.evaluation.retrieval import Estimate
+from musiclm.generation.musiclm import MusicLM
+from musiclm.generation.prompt import GenerationSettings
+from musiclm.generation.request import GenerationRequest, make_request
+
+SECONDS = 10.0
+RECORD_NAME = "pieces.json"
+_INSTRUMENTS = ("violin", "piano", "flute", "guitar", "cello", "harpsichord", "harp", "sitar")
+_HUM_RATE_HZ = 16_000
+_OWN_KEY = (0,)
+
+
+class PiecesRecord(Config):
+    """Whose pieces a folder holds."""
+
+    model_sha256: str
+    """Of the model."""
+    seed: int
+    """Of hums and pieces."""
+
+
+@dataclass(frozen=True)
+class Followed:
+    """What was heard in the pieces of one hum.
+
+    Attributes:
+        recall_with_hum: Share of the hummed notes that sound in the piece made with the hum.
+        recall_without_hum: In the piece made of the same prompt and seed without it.
+        recall_of_a_wrong_hum: Share of another hum's notes that sound in the piece made with this
+            one.
+        recall_in_the_hum: Share of the notes that are heard in the hum itself: the most there is.
+        any_key_with_hum: As `recall_with_hum`, in the best of twelve keys; so the next two.
+        any_key_without_hum: Without the hum.
+        any_key_of_a_wrong_hum: Of another hum's notes.
+        instrument_wins_with_hum: 1 where the asked instrument's tag is the likeliest of eight.
+        instrument_wins_without_hum: The same without the hum.
+    """
+
+    recall_with_hum: float
+    recall_without_hum: float
+    recall_of_a_wrong_hum: float
+    recall_in_the_hum: float
+    any_key_with_hum: float
+    any_key_without_hum: float
+    any_key_of_a_wrong_hum: float
+    instrument_wins_with_hum: float
+    instrument_wins_without_hum: float
+
+
+class HummedPieces:
+    """A folder of hums and of the pieces made with and without them; it fills up run by run.
+
+    Hum `n` is `hum-000n.wav`; `with-000n.wav` follows it, and `without-000n.wav` has the same
+    prompt and seed.
+
+    Args:
+        folder: Where they are.
+        lines: The tunes.
+        seed: Of voices and pieces.
+
+    Raises:
+        DataError: There are fewer than two tunes, so that none is another's wrong one.
+    """
+
+    def __init__(self, folder: Path, lines: Sequence[Line], seed: int) -> None:
+        if len(lines) < 2:
+            raise DataError(f"{len(lines)} hums cannot be told apart; ask for at least 2.")
+        self._folder = folder
+        self._lines = lines
+        self._seed = seed
+
+    def instrument(self, number: int) -> str:
+        """Who is asked to play a tune."""
+        return _INSTRUMENTS[number % len(_INSTRUMENTS)]
+
+    def path(self, kind: str, number: int) -> Path:
+        """A `hum`, or a piece made `with` or `without` it."""
+        return self._folder / f"{kind}-{number:04d}.wav"
+
+    def fill(
+        self,
+        musiclm: MusicLM,
+        *,
+        batch: int,
+        on_progress: Callable[[int, int, float], None] = lambda done, of, seconds: None,
+    ) -> None:
+        """Makes what the folder lacks.
+
+        Args:
+            musiclm: A model that follows melodies.
+            batch: Pieces at once.
+            on_progress: Told the pieces done, those wanted, and the processor's seconds so far.
+
+        Raises:
+            DataError: The folder holds pieces of another model or seed.
+            PromptError: The model follows no melodies.
+        """
+        self._check(PiecesRecord(model_sha256=musiclm.sha256, seed=self._seed))
+        for number in range(len(self._lines)):
+            if not self.path("hum", number).is_file():
+                self._hum(number).write(self.path("hum", number))
+        begun, total = time.process_time(), 2 * len(self._lines)
+        settings = GenerationSettings(duration_seconds=SECONDS)
+        for kind in ("with", "without"):
+            numbers = [n for n in range(len(self._lines)) if not self.path(kind, n).is_file()]
+            for first in range(0, len(numbers), batch):
+                chosen = numbers[first : first + batch]
+                with warnings.catch_warnings():
+                    # A hum that is taken for speech is followed all the same.
+                    warnings.simplefilter("ignore", UserWarning)
+                    pieces = musiclm.generate_batch(
+                        [f"a {self.instrument(number)} plays a melody" for number in chosen],
+                        seeds=[self._seed + number for number in chosen],
+                        settings=settings,
+                        request=[self._request(kind, number) for number in chosen],
+                    )
+                for number, piece in zip(chosen, pieces, strict=True):
+                    piece.waveform.write(self.path(kind, number))
+                done = sum(self.path(k, n).is_file() for k, n in self._wanted())
+                on_progress(done, total, time.process_time() - begun)
+
+    def scores(self) -> Iterator[Followed]:
+        """What is heard, hum by hum.
+
+        Raises:
+            DependencyError: A judge is not installed.
+            AudioError: A piece is missing.
+        """
+        listener, tagger = NoteListener(), MusicNN.from_pretrained()
+        notes = [notes_of_prompt(line) for line in self._lines]
+        for number, own in enumerate(notes):
+            hum, hummed, free = (
+                Waveform.read(self.path(kind, number)) for kind in ("hum", "with", "without")
+            )
+            heard, heard_free = listener.posteriors(hummed), listener.posteriors(free)
+            wrong = notes[(number + len(notes) // 2) % len(notes)]
+            instrument = self.instrument(number)
+            yield Followed(
+                recall_with_hum=note_recall(heard, own, keys=_OWN_KEY),
+                recall_without_hum=note_recall(heard_free, own, keys=_OWN_KEY),
+                recall_of_a_wrong_hum=note_recall(heard, wrong, keys=_OWN_KEY),
+                recall_in_the_hum=note_recall(listener.posteriors(hum), own, keys=_OWN_KEY),
+                any_key_with_hum=note_recall(heard, own),
+                any_key_without_hum=note_recall(heard_free, own),
+                any_key_of_a_wrong_hum=note_recall(heard, wrong),
+                instrument_wins_with_hum=_wins(tagger, hummed, instrument),
+                instrument_wins_without_hum=_wins(tagger, free, instrument),
+            )
+
+    def _wanted(self) -> Iterator[tuple[str, int]]:
+        return ((kind, n) for kind in ("with", "without") for n in range(len(self._lines)))
+
+    def _hum(self, number: int) -> Waveform:
+        kind = VOICE_KINDS[number % len(VOICE_KINDS)]
+        draw = np.random.default_rng([self._seed, number, 9])
+        samples = sing(draw, self._lines[number], SECONDS, kind, _HUM_RATE_HZ)
+        return Waveform(torch.from_numpy(samples), _HUM_RATE_HZ)
+
+    def _request(self, kind: str, number: int) -> GenerationRequest:
+        return make_request(melody=self.path("hum", number) if kind == "with" else None)
+
+    def _check(self, record: PiecesRecord) -> None:
+        path = self._folder / RECORD_NAME
+        if path.is_file():
+            found = PiecesRecord.from_json(path.read_text(encoding="utf-8"))
+            if found != record:
+                raise DataError(
+                    f"{self._folder} holds pieces of another model or seed "
+                    f"({found.model_sha256[:12]}, seed {found.seed}). Choose another folder, or "
+                    "delete it."
+                )
+        write_text_whole(path, record.to_json() + "\n")
+
+
+def followed_estimates(rows: Sequence[Followed], seed: int) -> dict[str, Estimate]:
+    """Means with intervals, and the gains of the hum over its two controls, hum by hum."""
+    columns = {
+        name: [float(getattr(row, name)) for row in rows] for name in Followed.__annotations__
+    }
+    own = columns["recall_with_hum"]
+    for control in ("recall_without_hum", "recall_of_a_wrong_hum"):
+        gains = [mine - other for mine, other in zip(own, columns[control], strict=True)]
+        columns[f"gain_over_{control}"] = gains
+    streams = RandomStreams(seed)
+    return {
+        name: share_estimate(values, streams.generator("following", name))
+        for name, values in columns.items()
+    }
+
+
+def notes_of_prompt(line: Line) -> list[MelodyNote]:
+    """The notes of a hum as a prompt has them: without the silence before the first one."""
+    first = float(line.starts[0]) if line.num_notes else 0.0
+    rows = zip(line.starts - first, line.ends - first, line.pitches, strict=True)
+    return [MelodyNote(float(start), float(end), float(pitch)) for start, end, pitch in rows]
+
+
+def _wins(tagger: MusicNN, waveform: Waveform, instrument: str) -> float:
+    """Whether the instrument's tag is the likeliest among those asked for."""
+    logits = tagger.analyse(waveform).clip_tag_logits
+    places = {name: tagger.tags.index(name) for name in _INSTRUMENTS}
+    return float(max(places, key=lambda name: float(logits[places[name]])) == instrument)

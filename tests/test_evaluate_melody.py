@@ -1,0 +1,106 @@
+"""`musiclm evaluate melody` on random weights: what it makes, keeps, measures and refuses."""
+
+import json
+
+import numpy as np
+import pytest
+
+from musiclm.cli.main import main
+from musiclm.cli.melody_following import (
+    Followed,
+    HummedPieces,
+    followed_estimates,
+    notes_of_prompt,
+)
+from musiclm.core.errors import DataError
+from musiclm.data.melody.line import Line
+from tests.support.bundle import write_random_bundle
+
+pytest.importorskip("onnxruntime")
+pytest.importorskip("musicnn")
+pytestmark = pytest.mark.usefixtures("unchecked")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory, unchecked):
+    return write_random_bundle(tmp_path_factory.mktemp("melody") / "model")
+
+
+def run(model, report, *options):
+    main(
+        [
+            *("evaluate", "melody", str(model), "--report", str(report), "--device", "cpu"),
+            *map(str, options),
+        ]
+    )
+    return json.loads(report.read_text())
+
+
+def test_pieces_with_and_without_hums_are_made_once_and_scored(model, tmp_path, capsys):
+    report = tmp_path / "melody.json"
+    options = ("--num-melodies", 0, "--num-hums", 3, "--batch", 2)
+    found = run(model, report, *options)
+    assert "s of processor time" in capsys.readouterr().err
+    assert len(found["following_by_hum"]) == 3
+    for row in found["following_by_hum"]:
+        assert all(0 <= value <= 1 for value in row.values())
+        assert row["any_key_with_hum"] >= row["recall_with_hum"]
+    assert found["following"]["recall_in_the_hum"]["value"] > 0.5
+    folder = tmp_path / "melody-pieces"
+    kinds = ("hum", "with", "without")
+    wavs = {f"{kind}-000{number}.wav" for kind in kinds for number in range(3)}
+    assert {path.name for path in folder.glob("*.wav")} == wavs
+    lost = (folder / "with-0001.wav").read_bytes()
+    (folder / "with-0001.wav").unlink()
+    before = {path: path.stat().st_mtime_ns for path in folder.glob("*.wav")}
+    assert run(model, report, *options) == found
+    assert (folder / "with-0001.wav").read_bytes() == lost
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    with pytest.raises(SystemExit) as stop:
+        run(model, report, *options, "--seed", 1)
+    assert stop.value.code == 2
+    assert "another model or seed" in capsys.readouterr().err
+
+
+def test_tunes_are_found_by_queries_of_each_kind(model, tmp_path):
+    options = ("--num-melodies", 4, "--num-queries", 2, "--num-hums", 0)
+    found = run(model, tmp_path / "melody.json", *options)["retrieval_recall_at_1"]
+    assert set(found) == {"hum", "whistle", "another instrument"}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--num-hums", 1),
+        ("--batch", 0),
+        ("--num-melodies", 1),
+        ("--num-melodies", 4, "--num-queries", 5),
+    ],
+)
+def test_what_cannot_be_measured_is_refused(model, tmp_path, options, capsys):
+    with pytest.raises(SystemExit) as stop:
+        run(model, tmp_path / "melody.json", *options)
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_one_tune_has_no_wrong_one(tmp_path):
+    with pytest.raises(DataError, match="at least 2"):
+        HummedPieces(tmp_path, [Line(np.zeros(1), np.ones(1), np.full(1, 60.0))], seed=0)
+
+
+def test_the_notes_of_a_prompt_begin_with_the_first_one():
+    line = Line(np.array([0.7, 1.0]), np.array([1.0, 1.5]), np.array([60.0, 62.0]))
+    notes = notes_of_prompt(line)
+    assert [note.start_seconds for note in notes] == pytest.approx([0.0, 0.3])
+    assert notes[1].end_seconds == pytest.approx(0.8)
+
+
+def test_gains_are_taken_hum_by_hum():
+    rows = [
+        Followed(with_hum, without, 0.1, 1.0, 1.0, 1.0, 1.0, 1.0, 0.0)
+        for with_hum, without in ((0.9, 0.4), (0.3, 0.2))
+    ]
+    gain = followed_estimates(rows, 0)["gain_over_recall_without_hum"]
+    assert gain.value == pytest.approx(0.3)
+    assert 0.1 - 1e-9 <= gain.low <= gain.high <= 0.5 + 1e-9
