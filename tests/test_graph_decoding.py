@@ -278,6 +278,20 @@ def test_compiled_parts_have_no_gaps_and_say_the_same():
     subprocess.run([sys.executable, str(program)], check=True, cwd=root, env=environment)
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() == 0, reason="there is no GPU")
+@STAGES
+@ALL_STYLES
+def test_graphs_say_what_the_pytorch_loop_says_on_a_gpu(stage, style):
+    model, prefixes = make(stage, style, "relative_bias" if style == "paper" else "rotary")
+    decoder = make_decoder_of(model.to("cuda"))
+    for seeds in ((1, 2, 3), (4, 5, 6)):
+        said = decode(decoder, prefixes, NUM_FRAMES, seeds=seeds, guidance=2.0)
+        expected = reference(model, prefixes, NUM_FRAMES, seeds=seeds, guidance=2.0)
+        assert torch.equal(said, expected.cpu())
+    assert decoder.description == "recorded steps, float32 weights"
+
+
 def test_a_gpu_gets_recorded_steps():
     model, _ = make("coarse", "aligned")
     with FakeTensorMode():
