@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from musiclm.audio.spectrogram import LogMel, LogMelConfig
 from musiclm.audio.waveform import Waveform
@@ -20,12 +22,14 @@ class SeamReport:
         flux_ratio: Of the spectral flux (rise of the log-mel spectrum from frame to frame).
         level_ratio: Of the step in level (dB) from the quarter second before to that after.
         flux_percentile: Mean share of other moments whose flux is below a seam's; 0.5 is typical.
+        level_percentile: The same for the step in level.
         num_seams: How many seams there were.
     """
 
     flux_ratio: float
     level_ratio: float
     flux_percentile: float
+    level_percentile: float
     num_seams: int
 
 
@@ -57,14 +61,19 @@ def measure_seams(waveform: Waveform, seam_seconds: Sequence[float]) -> SeamRepo
     is_other[:span] = is_other[count - span :] = False
     others = is_other.nonzero()[:, 0]
     if not seams or not len(others):
-        return SeamReport(1.0, 1.0, 0.5, 0)
+        return SeamReport(1.0, 1.0, 0.5, 0.5, 0)
     at = torch.tensor(seams)
     seam_flux, other_flux = peaks[at - reach], peaks[others - reach]
     seam_steps, other_steps = steps[at - span], steps[others - span]
-    below = (other_flux[None] < seam_flux[:, None]).float().mean()
     return SeamReport(
         flux_ratio=float(seam_flux.median() / other_flux.median().clamp(min=1e-6)),
         level_ratio=float(seam_steps.median() / other_steps.median().clamp(min=1e-6)),
-        flux_percentile=float(below),
+        flux_percentile=_mean_rank(seam_flux, other_flux),
+        level_percentile=_mean_rank(seam_steps, other_steps),
         num_seams=len(seams),
     )
+
+
+def _mean_rank(seams: Float[Tensor, " seams"], others: Float[Tensor, " others"]) -> float:
+    """Mean share of the other moments that lie below a seam."""
+    return float((others[None] < seams[:, None]).float().mean())
