@@ -257,7 +257,7 @@ def _matrix_sizes(model: StageModel) -> int:
 def _unless_full(name: str, unit: str, measure: Callable[[], Figure]) -> Figure:
     try:
         return measure()
-    except torch.OutOfMemoryError:
+    except torch.cuda.OutOfMemoryError:
         return Figure(name=name, unit=unit, note="not measured: the device's memory is too small")
 
 

@@ -148,7 +148,7 @@ class GraphDecoder:
             try:
                 workspace = self._workspace(self._room(start))
                 workspace.begin(start, sampling, is_said)
-            except torch.OutOfMemoryError:
+            except torch.cuda.OutOfMemoryError:
                 raise
             except RuntimeError as error:
                 reason = str(error).strip().partition("\n")[0]
