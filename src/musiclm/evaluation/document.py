@@ -16,7 +16,8 @@ from matplotlib.figure import Figure
 from musiclm.audio.waveform import Waveform
 
 _STYLE = """
-:root { --ink:#1d1d1f; --soft:#63636b; --line:#dcdce2; --paper:#fcfcfb; --good:#2c7a3f;
+:root { color-scheme:light dark; --ink:#1d1d1f; --soft:#63636b; --line:#dcdce2;
+        --paper:#fcfcfb; --good:#2c7a3f;
         --bad:#b3402a; --open:#8a6d1f; }
 @media (prefers-color-scheme: dark) { :root { --ink:#ececee; --soft:#a3a3ab; --line:#3a3a40;
         --paper:#161618; --good:#6fcf8a; --bad:#f08a74; --open:#e0bf62; } }
