@@ -96,7 +96,7 @@ def in_place(draw: np.random.Generator, samples: Samples, sample_rate_hz: int) -
         tail = (tail * draw.uniform(0.05, 0.35) / np.sqrt(np.sum(tail**2))).astype(np.float32)
         size = 1 << (len(samples) + length - 1).bit_length()
         wet = np.fft.irfft(np.fft.rfft(samples, size) * np.fft.rfft(tail, size), size)
-        samples = samples + wet[: len(samples)]
+        samples = samples + wet[: len(samples)].astype(np.float32)
     power = float(np.mean(samples**2)) + 1e-9
     noise = draw.standard_normal(len(samples), dtype=np.float32)
     noise *= np.float32(np.sqrt(power) * 10 ** (-draw.uniform(12, 50) / 20))
@@ -229,7 +229,7 @@ def _breath(
     share = 10 ** (-draw.uniform(20, 45) / 20)
     count, size = _num_ticks(num_samples, sample_rate_hz)
     levels = _between_ticks((curves.levels * share).astype(np.float32), count, size)
-    return noise * levels.reshape(-1)[:num_samples]
+    return (noise * levels.reshape(-1)[:num_samples]).astype(np.float32)
 
 
 def _num_ticks(num_samples: int, sample_rate_hz: int) -> tuple[int, int]:
