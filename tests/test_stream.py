@@ -67,6 +67,31 @@ def test_streamed_tokens_are_those_of_the_whole(cascade, num_known, num_threads)
     assert torch.equal(tokens.semantic.upto(tokens.semantic.num_frames), semantic)
 
 
+@pytest.mark.parametrize("num_known", [0, 60])
+@pytest.mark.parametrize("num_levels", [1, 2, 3, 5])
+def test_fewer_levels_are_the_first_of_all(cascade, num_known, num_levels):
+    given = material(num_known)
+    _, whole = cascade.generate(given, SECONDS, SETTINGS, STREAMS)
+    settings = SETTINGS.model_copy(update={"num_levels": num_levels})
+    _, fewer = cascade.generate(given, SECONDS, settings, STREAMS)
+    assert torch.equal(fewer, whole[:, :num_levels])
+    streamed = make_cascade(1).stream(given, SECONDS, settings, STREAMS)
+    assert torch.equal(torch.cat(list(streamed.acoustic), dim=2), fewer)
+
+
+def test_the_fine_stage_rests_when_nobody_hears_it():
+    cascade = make_cascade(1)
+    settings = SETTINGS.model_copy(update={"num_levels": 2})
+    told: list[str] = []
+    cascade.generate(
+        material(), SECONDS, settings, STREAMS, progress=lambda stage, _: told.append(stage)
+    )
+    assert set(told) == {"semantic", "coarse"}
+    with pytest.raises(PromptError, match="choose 1 to 5"):
+        too_many = SETTINGS.model_copy(update={"num_levels": 6})
+        cascade.generate(material(), SECONDS, too_many, STREAMS)
+
+
 def test_a_caller_in_inference_mode_may_stream_from_a_second_thread(cascade):
     with torch.inference_mode():
         tokens = make_cascade(2).stream(material(60), SECONDS, SETTINGS, STREAMS)

@@ -45,6 +45,7 @@ def evaluate(  # noqa: PLR0913  (each is an option of the command)
     split: Split = "test",
     guidance: float | None = None,
     temperatures: tuple[float, float, float] | None = None,
+    levels: int | None = None,
     batch: int = 8,
     seed: int = 0,
     device: str = "auto",
@@ -64,6 +65,7 @@ def evaluate(  # noqa: PLR0913  (each is an option of the command)
         num_clips: How many captions.
         split: Choose settings on validation; score them once, on test.
         guidance: As `musiclm generate` takes it; the model's own by default.
+        levels: As `musiclm generate` takes it; the model's own by default.
         temperatures: Of the semantic, coarse and fine stage; the model's own by default.
         batch: Clips generated at once.
         seed: Chooses captions and pieces.
@@ -90,6 +92,7 @@ def evaluate(  # noqa: PLR0913  (each is an option of the command)
             settings = GenerationSettings(
                 duration_seconds=plan.clip_seconds,
                 guidance=guidance,
+                num_levels=levels,
                 temperatures=None
                 if temperatures is None
                 else Temperatures(

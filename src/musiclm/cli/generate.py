@@ -37,6 +37,7 @@ def generate(  # noqa: PLR0913  (each is an option of the command)
     candidates: int = 1,
     temperature: float = 1.0,
     guidance: float | None = None,
+    levels: int | None = None,
     stream: bool = False,
     melody: Path | None = None,
     story: Path | None = None,
@@ -64,6 +65,8 @@ def generate(  # noqa: PLR0913  (each is an option of the command)
         temperature: Multiplies the temperatures of all stages; lower is safer, higher is wilder.
         guidance: How strongly the prompt steers: 1 as the stages learned it, more is more; the
             model's own (3 for the bundled one) by default.
+        levels: Acoustic levels that are made and heard, coarse ones first; the model's own by
+            default (docs/log.md says how they were chosen for the bundled one).
         stream: Write the audio while the rest is still being made, to a .wav file or, with
             --output -, to a pipe; says when the first sound was there.
         melody: An audio file with a tune to follow: hummed, sung, whistled or played.
@@ -93,7 +96,7 @@ def generate(  # noqa: PLR0913  (each is an option of the command)
             continue_from=continue_from,
             keep_from=keep_from,
         )
-        settings = _settings(duration, temperature, guidance, request)
+        settings = _settings(duration, temperature, guidance, levels, request)
         prompt = _checked_prompt(prompt, request)
     seeds = _seeds(seed, batch, candidates)
     if stream:
@@ -135,18 +138,22 @@ def _settings(
     duration: float | None,
     temperature: float,
     guidance: float | None,
+    levels: int | None,
     request: GenerationRequest,
 ) -> GenerationSettings:
     if not temperature >= 0 or temperature > 10:
         raise PromptError(f"The temperature is {temperature}; choose a number from 0 to 10.")
     if guidance is not None and not 0 <= guidance <= 20:
         raise PromptError(f"The guidance is {guidance}; choose a number from 0 to 20.")
+    if levels is not None and not 1 <= levels <= 64:
+        raise PromptError(f"{levels} levels were asked for; choose 1 or more.")
     if duration is None:
         duration = story_duration(request.story) if request.story else _DEFAULT_SECONDS
     return GenerationSettings(
         duration_seconds=checked_duration(duration),
         temperature_scale=temperature,
         guidance=guidance,
+        num_levels=levels,
     )
 
 

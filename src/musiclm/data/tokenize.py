@@ -181,14 +181,10 @@ class _Worker:
         fitting = [(clip, audio) for clip, audio in group if audio.num_samples >= hop]
         audios = [audio.crop(0, audio.num_samples // hop * hop) for _, audio in fitting]
         clips = [clip for clip, _ in fitting]
-        semantic, acoustic = (
-            self._known_or_made(part, clips, audios, partial(self._codes, tokenizer))
-            for part, tokenizer in (
-                ("semantic", self._models.semantic),
-                ("acoustic", self._models.acoustic),
-            )
-        )
-        embeddings = self._known_or_made("embeddings", clips, audios, self._embeddings)
+        known_or_made = partial(self._known_or_made, clips=clips, audios=audios)
+        semantic = known_or_made("semantic", make=partial(self._codes, self._models.semantic))
+        acoustic = known_or_made("acoustic", make=partial(self._codes, self._models.acoustic))
+        embeddings = known_or_made("embeddings", make=self._embeddings)
         return [
             TokenizedClip(
                 clip_id=clip.clip_id,

@@ -316,7 +316,7 @@ def _score(fitting: _Table, testing: _Table, config: ProbeConfig) -> ProbeScore:
         best = config.penalties[int(np.argmax(accuracies))]
     probe = _fitted(inputs, fitting.labels, best, config)
     commonest = counts.most_common(1)[0][0]
-    is_right = probe.predict(unseen) == truth
+    is_right = np.equal(probe.predict(unseen), truth)
     owners = testing.owners[tested]
     return ProbeScore(
         accuracy=float(np.mean(is_right)),

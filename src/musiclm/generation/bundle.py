@@ -34,6 +34,9 @@ class BundleConfig(Config):
     their conditioning left out at times."""
     temperatures: Temperatures = Temperatures()
     """Likewise."""
+    num_levels: int | None = Field(default=None, ge=1, le=64)
+    """Acoustic levels that generations have which say nothing else; all by default. A young fine
+    stage may add more noise than detail."""
     parts: Mapping[str, str] = Field(default={name: f"{name}.safetensors" for name in PART_NAMES})
     """File of every part, relative to the folder."""
 

@@ -10,6 +10,7 @@ from jaxtyping import Int
 from torch import Tensor
 from torch.nn import functional
 
+from musiclm.core.errors import PromptError
 from musiclm.core.runtime import RandomStreams, one_thread
 from musiclm.generation.ahead import ahead
 from musiclm.generation.material import Material
@@ -240,21 +241,36 @@ class Cascade:
         fine_windows: int,
         progress: ProgressReport,
     ) -> Iterator[Codes]:
-        """All levels: coarse codes with their fine ones, some windows at a time."""
+        """The levels asked for: coarse codes with their fine ones, some windows at a time."""
+        num_levels = self._num_levels(settings)
         first = 0
         if known is not None:
             first = min(known.shape[2], coarse.num_frames)
-            yield torch.cat([coarse.upto(first), known[:, :, :first].cpu()], dim=1)
+            both = torch.cat([coarse.upto(first), known[:, :, :first].cpu()], dim=1)
+            yield both[:, :num_levels]
         spec = self.fine.layout.target.spec
         window = int(self.fine.config.window_seconds * spec.frame_rate_hz)
+        if num_levels <= self.num_coarse:
+            window, fine_windows = spec.frame_rate_hz, 1
         window = max(1, min(window, coarse.num_frames - first))
         starts = range(first, coarse.num_frames, window * fine_windows)
         for index, start in enumerate(starts):
             stop = min(start + window * fine_windows, coarse.num_frames)
             codes = coarse.upto(stop)[:, :, start:stop]
+            if num_levels <= self.num_coarse:
+                yield codes[:, :num_levels]
+                continue
             fine = self._fine(codes, window, index * fine_windows, settings, streams)
             progress("fine", stop / coarse.num_frames)
-            yield torch.cat([codes, fine], dim=1)
+            yield torch.cat([codes, fine], dim=1)[:, :num_levels]
+
+    def _num_levels(self, settings: GenerationSettings) -> int:
+        """Acoustic levels that are asked for, or all there are."""
+        there_are = self.num_coarse + self.fine.layout.target.spec.num_quantizers
+        asked = there_are if settings.num_levels is None else settings.num_levels
+        if asked > there_are:
+            raise PromptError(f"{asked} levels were asked for; choose 1 to {there_are}.")
+        return asked
 
     def _fine(
         self,

@@ -330,6 +330,7 @@ class MusicLM:
             duration_seconds=settings.duration_seconds,
             temperatures=temperatures.scaled(settings.temperature_scale),
             guidance=guidance,
+            num_levels=settings.num_levels or self.config.num_levels,
         )
 
     def _num_samples(self, asked: "_Asked") -> int:

@@ -39,6 +39,9 @@ class GenerationSettings(Config):
     """Sampling temperature of each stage; by default the model's own."""
     temperature_scale: float = Field(default=1.0, ge=0, le=10)
     """Multiplies them; lower is safer, higher is wilder."""
+    num_levels: int | None = Field(default=None, ge=1, le=64)
+    """Acoustic levels that are made and heard; by default as many as the model's folder says. With
+    the coarse ones alone the fine stage does not run."""
     guidance: float | None = Field(default=None, ge=0, le=20, allow_inf_nan=False)
     """How far logits move from those without the prompt (0) to those with it (1) and beyond; by
     default as far as the model's folder says."""

@@ -42,19 +42,20 @@ def mini() -> Recipe:
         corpus_hours=62.0,
         guidance=3.0,
         temperatures=Temperatures(fine=1.0),
+        num_levels=3,
         codec=_codec(),
         semantic=_semantic(),
         mulan=_mulan(),
         tokens=TokenizeConfig(stride_seconds=3),
         semantic_stage=_stage(
-            num_steps=1600,
+            num_steps=2600,
             transformer=_transformer(dim=256, num_layers=6),
             style=LayoutStyle(conditioning="sum"),
             caption_share=0.5,
             crops=TokenCropConfig(crop_seconds=10.0, batch_size=8, validation_crops=48),
         ),
         coarse_stage=_stage(
-            num_steps=1800,
+            num_steps=2500,
             transformer=_transformer(dim=256, num_layers=6),
             style=LayoutStyle(
                 target="delay", conditioning="sum", frames="aligned", look_ahead_frames=1
@@ -63,7 +64,7 @@ def mini() -> Recipe:
             crops=TokenCropConfig(crop_seconds=6.0, batch_size=6, validation_crops=32),
         ),
         fine_stage=_stage(
-            num_steps=1000,
+            num_steps=1400,
             transformer=_transformer(dim=192, num_layers=4),
             style=LayoutStyle(target="delay", frames="aligned", look_ahead_frames=1),
             crops=TokenCropConfig(crop_seconds=3.0, batch_size=16, validation_crops=64),

@@ -98,7 +98,10 @@ def load_corpus_models(folder: Path, runtime: Runtime) -> CorpusModels:
 
 def _bundle_config(recipe: Recipe) -> BundleConfig:
     return BundleConfig(
-        name=recipe.name, guidance=recipe.guidance, temperatures=recipe.temperatures
+        name=recipe.name,
+        guidance=recipe.guidance,
+        temperatures=recipe.temperatures,
+        num_levels=recipe.num_levels,
     )
 
 

@@ -150,6 +150,8 @@ class Recipe(Config):
     """What the model's generations take by default."""
     temperatures: Temperatures = Temperatures()
     """Likewise."""
+    num_levels: int | None = Field(default=None, ge=1, le=64)
+    """Acoustic levels that the built model is heard with; all by default."""
     num_coarse: int = Field(default=4, gt=0)
     """Acoustic levels of the coarse stage; the fine stage makes the rest."""
     has_semantic_prefix: bool = True

@@ -79,13 +79,8 @@ class NativeDecoder:
         loops = self._together(partial(self._begin, start, sampling=sampling), shares)
         for first in range(start.first_step, num_steps, chunk):
             stop = min(first + chunk, num_steps)
-            said = self._together(
-                lambda loop, share, first=first, stop=stop: loop.advance(
-                    first, stop, generators[share]
-                ),
-                loops,
-                shares,
-            )
+            shared = [generators[share] for share in shares]
+            said = self._together(partial(_advance, first, stop), loops, shared)
             steps = torch.from_numpy(np.concatenate(said))
             completed = [pattern.completed_frame(step) for step in range(first, stop)]
             new = sum(number is not None and number >= frame for number in completed)
@@ -178,6 +173,10 @@ class _Loop:
             self.network, self.cache, self.target, self.progress, noise.numpy(), choice, span
         )
         return self.progress.steps
+
+
+def _advance(first: int, stop: int, loop: _Loop, generators: Sequence[torch.Generator]) -> Array:
+    return loop.advance(first, stop, generators)
 
 
 def _shares(batch_size: int, num_threads: int) -> list[slice]:
