@@ -87,8 +87,8 @@ def test_the_fine_stage_rests_when_nobody_hears_it():
         material(), SECONDS, settings, STREAMS, progress=lambda stage, _: told.append(stage)
     )
     assert set(told) == {"semantic", "coarse"}
+    too_many = SETTINGS.model_copy(update={"num_levels": 6})
     with pytest.raises(PromptError, match="choose 1 to 5"):
-        too_many = SETTINGS.model_copy(update={"num_levels": 6})
         cascade.generate(material(), SECONDS, too_many, STREAMS)
 
 
