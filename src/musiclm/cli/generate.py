@@ -211,12 +211,11 @@ def _best(
 def _progress_bar(console: Console) -> Generator[Callable[[str, float], None], None, None]:
     columns = (TextColumn("{task.description:<9}"), BarColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console) as bar:
-        tasks = {
-            name: bar.add_task(name, total=1.0) for name in ("semantic", "coarse", "fine", "codec")
-        }
+        names = ("semantic", "coarse", "fine", "codec")
+        tasks = {name: bar.add_task(name, total=1.0, visible=name != "fine") for name in names}
 
         def report(stage: str, fraction: float) -> None:
-            bar.update(tasks[stage], completed=fraction)
+            bar.update(tasks[stage], completed=fraction, visible=True)
 
         yield report
 
