@@ -29,8 +29,12 @@ model = MusicLM.from_pretrained(sys.argv[1] or None, device=sys.argv[2])
 settings = GenerationSettings(duration_seconds=float(sys.argv[3]))
 for piece in model.stream(sys.argv[4], settings=settings):
     pass
-import resource
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+try:  # not `ru_maxrss` where there is this: a new process begins with its parent's
+    with open("/proc/self/status") as status:
+        print(next(line.split()[1] for line in status if line.startswith("VmHWM")))
+except OSError:
+    import resource
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 _FIRST_TOKEN = """
 import os, sys
