@@ -50,10 +50,9 @@ bench: $(VENV)/.installed-dev  ## Speed, latency and memory beside the peers; te
 	$(BIN)/musiclm bench --output bench.json
 
 # Ratios only: absolute times say nothing about another machine. Write them anew on an idle machine
-# with `musiclm bench --store-ratios benchmarks/ratios.json`. Two runs on one idle machine differed by up to 50 %
-# in single ratios (20.4 and 14.5 for the semantic stage), hence the tolerance.
+# with `musiclm bench --store-ratios benchmarks/ratios.json`.
 bench-check: $(VENV)/.installed-dev
-	$(BIN)/musiclm bench --durations 30 300 --runs 3 --against encodec-24khz --check benchmarks/ratios.json --tolerance 0.5
+	$(BIN)/musiclm bench --durations 30 300 --runs 3 --against encodec-24khz --check benchmarks/ratios.json
 
 # Rebuild the bundled model from nothing: render, train every part, resume where it stopped.
 # Needs fluidsynth and a General MIDI soundfont (Debian: fluidsynth fluid-soundfont-gm

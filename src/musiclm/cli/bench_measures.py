@@ -20,6 +20,8 @@ from musiclm.stages.layout import Segment
 PROMPT = "a calm violin melody over soft piano"
 CODEC_SECONDS = 30.0
 _STAGE_SECONDS = 3.0
+_COMPILED_WINDOWS = 20
+"""Windows of a run of the compiled loop; one takes some 30 ms, too short to measure well."""
 
 _PEAK_MEMORY = """
 import sys
@@ -68,7 +70,13 @@ def first_sound(model: MusicLM, runs: int) -> Figure:
 
 
 def stage_speed(
-    decoder: Decoder, name: str, runs: int, *, batch_size: int = 1, seconds: float = _STAGE_SECONDS
+    decoder: Decoder,
+    name: str,
+    runs: int,
+    *,
+    batch_size: int = 1,
+    seconds: float = _STAGE_SECONDS,
+    windows: int = 1,
 ) -> Figure:
     """Target tokens a second of one stage, all samples together, whole windows."""
     model = decoder.model
@@ -77,13 +85,15 @@ def stage_speed(
     num_frames = spec.num_frames(seconds)
 
     def run() -> None:
-        generators = [RandomStreams(0).generator("bench", row) for row in range(batch_size)]
-        for _ in decoder.blocks(
-            codes, num_frames, sampling=SamplingConfig(), generators=generators
-        ):
-            pass
+        for window in range(windows):
+            streams = [RandomStreams(window) for _ in range(batch_size)]
+            generators = [stream.generator("bench", row) for row, stream in enumerate(streams)]
+            for _ in decoder.blocks(
+                codes, num_frames, sampling=SamplingConfig(), generators=generators
+            ):
+                pass
 
-    tokens = batch_size * num_frames * spec.num_quantizers
+    tokens = windows * batch_size * num_frames * spec.num_quantizers
     values = tuple(tokens / taken for taken in timed(run, runs))
     return Figure(name=name, unit="tokens/s", values=values)
 
@@ -92,7 +102,8 @@ def stage_speeds(model: MusicLM, runs: int) -> list[Figure]:
     """Each stage with the loop that runs by default, and with PyTorch's."""
     figures: list[Figure] = []
     for name, decoder in model.stages.decoders.items():
-        figures.append(stage_speed(decoder, f"{name} stage", runs))
+        windows = 1 if isinstance(decoder, TorchDecoder) else _COMPILED_WINDOWS
+        figures.append(stage_speed(decoder, f"{name} stage", runs, windows=windows))
         if not isinstance(decoder, TorchDecoder):
             reference = TorchDecoder(decoder.model, "reference")
             figures.append(stage_speed(reference, f"{name} stage, PyTorch loop", runs))
