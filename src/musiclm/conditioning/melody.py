@@ -85,7 +85,12 @@ class _Block(nn.Module):
     def forward(
         self, x: Float[Tensor, "batch channels pitches frames"]
     ) -> Float[Tensor, "batch channels pitches frames"]:
-        return x + self.mix(functional.gelu(self.look(self.norm(x))))
+        normed = self.norm(x)
+        if self.look.dilation[0] > 1:
+            # oneDNN (PyTorch 2.13) reads past the end of such an input if its channels are last and
+            # bfloat16: the weights' gradient is not a number, or the process ends.
+            normed = normed.contiguous()
+        return x + self.mix(functional.gelu(self.look(normed)))
 
 
 _DILATIONS = ((1, 1), (12, 1), (1, 3), (12, 3), (1, 9), (12, 9))
