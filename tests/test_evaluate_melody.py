@@ -97,8 +97,9 @@ def test_the_notes_of_a_prompt_begin_with_the_first_one():
 
 
 def test_gains_are_taken_hum_by_hum():
+    others = dict.fromkeys(Followed.__annotations__, 1.0)
     rows = [
-        Followed(with_hum, without, 0.1, 1.0, 1.0, 1.0, 1.0, 1.0, 0.0)
+        Followed(**{**others, "recall_with_hum": with_hum, "recall_without_hum": without})
         for with_hum, without in ((0.9, 0.4), (0.3, 0.2))
     ]
     gain = followed_estimates(rows, 0)["gain_over_recall_without_hum"]

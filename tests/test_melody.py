@@ -24,9 +24,9 @@ from musiclm.data.melody.tokens import (
     write_melody_tokens,
 )
 from musiclm.data.melody.voices import VOICE_KINDS, _partials, sing
-from musiclm.evaluation.melody import MelodyNote, melody_ranks, note_recall
+from musiclm.evaluation.melody import MelodyNote, melody_ranks, note_recall, onset_recall
 from musiclm.evaluation.seams import measure_seams
-from musiclm.evaluation.transcription import Transcript, notes_of
+from musiclm.evaluation.transcription import HeardNote, Transcript, notes_of
 from musiclm.generation.melody_prompt import diagnose, without_silent_ends
 from musiclm.recipes.melody import melody_recipe
 from musiclm.stages.extension import melody_segment, with_segment
@@ -379,6 +379,23 @@ def test_a_melody_is_recalled_in_another_key_and_a_little_late():
     assert note_recall(posteriors, wrong) < 0.7
     heard = notes_of(posteriors)
     assert [note.pitch for note in heard] == [round(note.pitch) + 5 for note in notes]
+
+
+def test_a_note_that_sounds_on_does_not_count_as_one_that_begins():
+    notes = [MelodyNote(0.5 * i, 0.5 * i + 0.4, 60 + 2 * i) for i in range(8)]
+    played = [HeardNote(n.start_seconds + 0.3, n.end_seconds, int(n.pitch) + 5, 1) for n in notes]
+    assert onset_recall(played, notes, 4.5) == 1.0
+    assert onset_recall(played, notes, 4.5, keys=(5,)) == 1.0
+    assert onset_recall(played, notes, 4.5, keys=(0,)) < 0.5
+    cluster = [HeardNote(0, 4.5, pitch, 1) for pitch in range(60, 72)]
+    assert onset_recall(cluster, notes, 4.5) <= 1 / 8
+    late = [
+        HeardNote(n.start_seconds + 0.15 * (i % 2), 5, int(n.pitch), 1) for i, n in enumerate(notes)
+    ]
+    assert onset_recall(late, notes, 4.5, keys=(0,), tolerance_seconds=0.05) == 0.5
+    assert onset_recall(late, notes, 4.5, keys=(0,)) == 1.0  # both within a tenth of 0.075 s
+    assert onset_recall([], notes, 4.5) == 0.0
+    assert onset_recall(played, notes, 0.0) == 0.0
 
 
 def test_notes_become_a_midi_file(tmp_path):

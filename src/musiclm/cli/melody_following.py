@@ -17,9 +17,10 @@ from musiclm.core.runtime import RandomStreams
 from musiclm.data.melody.line import Line
 from musiclm.data.melody.voices import VOICE_KINDS, sing
 from musiclm.evaluation.codec_quality import NoteListener
-from musiclm.evaluation.melody import MelodyNote, note_recall, share_estimate
+from musiclm.evaluation.melody import MelodyNote, note_recall, onset_recall, share_estimate
 from musiclm.evaluation.musicnn import MusicNN
 from musiclm.evaluation.retrieval import Estimate
+from musiclm.evaluation.transcription import notes_of
 from musiclm.generation.musiclm import MusicLM
 from musiclm.generation.prompt import GenerationSettings
 from musiclm.generation.request import GenerationRequest, make_request
@@ -53,6 +54,13 @@ class Followed:
         any_key_with_hum: As `recall_with_hum`, in the best of twelve keys; so the next two.
         any_key_without_hum: Without the hum.
         any_key_of_a_wrong_hum: Of another hum's notes.
+        onsets_with_hum: As `recall_with_hum`, but of notes that begin; so the next three.
+        onsets_without_hum: Without the hum.
+        onsets_of_a_wrong_hum: Of another hum's notes.
+        onsets_in_the_hum: In the hum itself.
+        any_key_onsets_with_hum: As `onsets_with_hum`, in the best of twelve keys; so the next two.
+        any_key_onsets_without_hum: Without the hum.
+        any_key_onsets_of_a_wrong_hum: Of another hum's notes.
         instrument_wins_with_hum: 1 where the asked instrument's tag is the likeliest of eight.
         instrument_wins_without_hum: The same without the hum.
     """
@@ -64,6 +72,13 @@ class Followed:
     any_key_with_hum: float
     any_key_without_hum: float
     any_key_of_a_wrong_hum: float
+    onsets_with_hum: float
+    onsets_without_hum: float
+    onsets_of_a_wrong_hum: float
+    onsets_in_the_hum: float
+    any_key_onsets_with_hum: float
+    any_key_onsets_without_hum: float
+    any_key_onsets_of_a_wrong_hum: float
     instrument_wins_with_hum: float
     instrument_wins_without_hum: float
 
@@ -155,15 +170,24 @@ class HummedPieces:
             )
             heard, heard_free = listener.posteriors(hummed), listener.posteriors(free)
             wrong = notes[(number + len(notes) // 2) % len(notes)]
+            heard_hum = listener.posteriors(hum)
+            begun, begun_free = notes_of(heard), notes_of(heard_free)
             instrument = self.instrument(number)
             yield Followed(
                 recall_with_hum=note_recall(heard, own, keys=_OWN_KEY),
                 recall_without_hum=note_recall(heard_free, own, keys=_OWN_KEY),
                 recall_of_a_wrong_hum=note_recall(heard, wrong, keys=_OWN_KEY),
-                recall_in_the_hum=note_recall(listener.posteriors(hum), own, keys=_OWN_KEY),
+                recall_in_the_hum=note_recall(heard_hum, own, keys=_OWN_KEY),
                 any_key_with_hum=note_recall(heard, own),
                 any_key_without_hum=note_recall(heard_free, own),
                 any_key_of_a_wrong_hum=note_recall(heard, wrong),
+                onsets_with_hum=onset_recall(begun, own, SECONDS, keys=_OWN_KEY),
+                onsets_without_hum=onset_recall(begun_free, own, SECONDS, keys=_OWN_KEY),
+                onsets_of_a_wrong_hum=onset_recall(begun, wrong, SECONDS, keys=_OWN_KEY),
+                onsets_in_the_hum=onset_recall(notes_of(heard_hum), own, SECONDS, keys=_OWN_KEY),
+                any_key_onsets_with_hum=onset_recall(begun, own, SECONDS),
+                any_key_onsets_without_hum=onset_recall(begun_free, own, SECONDS),
+                any_key_onsets_of_a_wrong_hum=onset_recall(begun, wrong, SECONDS),
                 instrument_wins_with_hum=_wins(tagger, hummed, instrument),
                 instrument_wins_without_hum=_wins(tagger, free, instrument),
             )
@@ -198,10 +222,11 @@ def followed_estimates(rows: Sequence[Followed], seed: int) -> dict[str, Estimat
     columns = {
         name: [float(getattr(row, name)) for row in rows] for name in Followed.__annotations__
     }
-    own = columns["recall_with_hum"]
-    for control in ("recall_without_hum", "recall_of_a_wrong_hum"):
-        gains = [mine - other for mine, other in zip(own, columns[control], strict=True)]
-        columns[f"gain_over_{control}"] = gains
+    for measure in ("recall", "onsets"):
+        own = columns[f"{measure}_with_hum"]
+        for control in (f"{measure}_without_hum", f"{measure}_of_a_wrong_hum"):
+            gains = [mine - other for mine, other in zip(own, columns[control], strict=True)]
+            columns[f"gain_over_{control}"] = gains
     streams = RandomStreams(seed)
     return {
         name: share_estimate(values, streams.generator("following", name))

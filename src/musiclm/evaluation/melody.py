@@ -8,6 +8,9 @@ Metrics:
         of pitch classes, at the best shift of half a second, in the melody's own key or in the
         best one. A dense chord reaches some of it by chance: compare with a wrong melody and with
         music made without one.
+    Onset recall: the share of a melody's notes that begin in the music, within a tenth of a second
+        of their time, shifted and transposed as for note recall. A chord that merely sounds on
+        does not count, so there is less of it by chance.
 """
 
 from collections.abc import Sequence
@@ -21,6 +24,7 @@ from torch import Tensor
 
 from musiclm.evaluation.codec_quality import NOTE_THRESHOLD, Posteriors
 from musiclm.evaluation.retrieval import Estimate
+from musiclm.evaluation.transcription import HeardNote
 
 _FRAME_SECONDS = 256 / 22_050
 _LOWEST_PITCH_CLASS = 21 % 12
@@ -85,6 +89,40 @@ def note_recall(
         classes = np.array([round(note.pitch) % 12 for note in inside])
         for key in keys:
             found = heard[np.arange(len(inside)), (classes + key) % 12] > NOTE_THRESHOLD
+            best = max(best, float(found.mean()))
+    return best
+
+
+def onset_recall(
+    heard: Sequence[HeardNote],
+    notes: Sequence[MelodyNote],
+    duration_seconds: float,
+    *,
+    keys: Sequence[int] = range(12),
+    tolerance_seconds: float = 0.1,
+) -> float:
+    """The share of notes that begin, at the best shift within half a second and in the best key.
+
+    Args:
+        heard: Notes of the music, as `transcription.notes_of` gives them.
+        notes: The melody; notes after the end of the music do not count.
+        duration_seconds: Length of the music.
+        keys: Transpositions to try, in semitones; 0 alone looks in the melody's own key.
+        tolerance_seconds: How far from its time a note may begin.
+    """
+    inside = [note for note in notes if note.start_seconds < duration_seconds - 0.1]
+    if not inside or not heard:
+        return 0.0
+    wanted = np.array([note.start_seconds for note in inside])
+    wanted_classes = np.array([round(note.pitch) % 12 for note in inside])
+    begun = np.array([note.start_seconds for note in heard])
+    begun_classes = np.array([note.pitch % 12 for note in heard])
+    intervals = (begun_classes[None] - wanted_classes[:, None]) % 12
+    best = 0.0
+    for shift in np.linspace(-_SHIFT_SECONDS, _SHIFT_SECONDS, _NUM_SHIFTS):
+        is_near = np.abs(begun[None] - wanted[:, None] - shift) <= tolerance_seconds
+        for key in keys:
+            found = (is_near & (intervals == key % 12)).any(axis=1)
             best = max(best, float(found.mean()))
     return best
 
