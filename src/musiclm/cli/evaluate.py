@@ -1,7 +1,7 @@
 """`musiclm evaluate generations`: clips from held-out captions, scored against real audio."""
 
 import json
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -13,6 +13,7 @@ from rich.table import Table
 
 from musiclm.audio.waveform import Waveform
 from musiclm.cli.judges import JudgeFiles, codec_treatment, open_judges
+from musiclm.cli.pieces import AskedPiece, Report, make_missing
 from musiclm.core.errors import DataError
 from musiclm.core.files import write_text_whole
 from musiclm.core.runtime import Runtime
@@ -29,8 +30,6 @@ from musiclm.evaluation.suite import (
 from musiclm.generation.musiclm import MusicLM
 from musiclm.generation.prompt import GenerationSettings, Temperatures
 from musiclm.generation.record import GenerationRecord
-
-Report = Callable[[str, int, int], None]
 
 
 def evaluate(  # noqa: PLR0913  (each is an option of the command)
@@ -136,33 +135,11 @@ def generate_missing(
         PromptError: The folder holds clips of another model.
         DataError: The folder holds clips of other settings.
     """
-    wanted = musiclm.decided(settings)
-    missing: list[int] = []
-    for number in range(len(plan.asked)):
-        path = plan.clip_path(folder, number)
-        if path.is_file() and path.with_suffix(".json").is_file():
-            record = GenerationRecord.read(path.with_suffix(".json"))
-            record.check_model(musiclm.sha256)
-            if record.settings != wanted:
-                raise DataError(
-                    f"{folder} holds clips of other settings ({record.settings}). Choose another "
-                    "folder (--clips), or the same guidance and temperatures."
-                )
-        else:
-            missing.append(number)
-    done = len(plan.asked) - len(missing)
-    say("generating", done, len(plan.asked))
-    for start in range(0, len(missing), batch):
-        numbers = missing[start : start + batch]
-        pieces = musiclm.generate_batch(
-            [plan.asked[number].prompt for number in numbers],
-            seeds=[plan.asked[number].seed for number in numbers],
-            settings=settings,
-        )
-        for number, piece in zip(numbers, pieces, strict=True):
-            piece.write(plan.clip_path(folder, number))
-        done += len(numbers)
-        say("generating", done, len(plan.asked))
+    pieces = [
+        AskedPiece(plan.clip_path(folder, number), asked.prompt, asked.seed)
+        for number, asked in enumerate(plan.asked)
+    ]
+    make_missing(musiclm, pieces, settings, batch=batch, say=say)
 
 
 def read_clips(plan: EvaluationPlan, folder: Path) -> Iterator[Waveform]:

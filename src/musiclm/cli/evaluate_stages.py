@@ -1,6 +1,7 @@
 """`musiclm evaluate stages`: what a held-out token costs each stage, beside its unigram entropy."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,16 @@ from musiclm.stages.language_model import Codes, StageConfig, StageModel
 from musiclm.training.tasks.stage import StageTask, StageTaskConfig
 
 STAGES = ("semantic", "coarse", "fine")
+
+
+@dataclass(frozen=True)
+class StageCrops:
+    """Which held-out crops: at most one a clip, spread evenly, in batches."""
+
+    tokens: Path
+    split: Split
+    num_crops: int
+    batch_size: int
 
 
 def evaluate_stages(  # noqa: PLR0913  (each is an option of the command)
@@ -52,17 +63,9 @@ def evaluate_stages(  # noqa: PLR0913  (each is an option of the command)
     parts = ModelParts(source, device)
     stages: dict[str, dict[str, Any]] = {}
     for name in STAGES:
-        task = _stage(parts, name)
-        config = TokenCropConfig(
-            crop_seconds=task.config.stage.window_seconds, batch_size=batch, validation_crops=1
-        )
-        crops = TokenCropSource(tokens, config, seed=0).fixed_batches(split, num_crops)
-        if not crops:
-            raise DataError(
-                f"{tokens} has no {split} clip of {config.crop_seconds:g} s, which the {name} "
-                "stage reads at once. Tokenize longer clips, or choose another split."
-            )
-        stages[name] = _figures(task, crops, parts.runtime.device, name)
+        task = open_stage(parts, parts.path(f"{name}_stage"))
+        crops = StageCrops(tokens, split, num_crops, batch)
+        stages[name] = _figures(task, held_out_codes(task, crops, parts.runtime.device))
     document = {
         **parts.described("mulan", *(f"{name}_stage" for name in STAGES)),
         "tokens": str(tokens),
@@ -73,8 +76,12 @@ def evaluate_stages(  # noqa: PLR0913  (each is an option of the command)
     Console().print(_table(stages, split))
 
 
-def _stage(parts: ModelParts, name: str) -> StageTask:
-    path = parts.path(f"{name}_stage")
+def open_stage(parts: ModelParts, path: Path) -> StageTask:
+    """A stage from its weights, beside the conditioning tokenizer of a model.
+
+    Raises:
+        CheckpointError: A file is missing, damaged, or of another model.
+    """
     config = StageConfig.from_json(read_config_json(path))
     task = StageTask(StageTaskConfig(stage=config), parts.conditioner.tokenizer.tokenize)
     load_weights(task.model, path)
@@ -82,23 +89,62 @@ def _stage(parts: ModelParts, name: str) -> StageTask:
     return task
 
 
+def held_out_codes(
+    task: StageTask, crops: StageCrops, device: torch.device
+) -> list[dict[str, Codes]]:
+    """The codes that a stage reads and predicts, batch by batch; crops of the stage's own length.
+
+    A stage that may follow melodies is given none.
+
+    Raises:
+        DataError: No clip is long enough.
+    """
+    stage = task.config.stage
+    config = TokenCropConfig(
+        crop_seconds=stage.window_seconds, batch_size=crops.batch_size, validation_crops=1
+    )
+    source = TokenCropSource(crops.tokens, config, seed=0)
+    batches = source.fixed_batches(crops.split, crops.num_crops)
+    if not batches:
+        raise DataError(
+            f"{crops.tokens} has no {crops.split} clip of {config.crop_seconds:g} s, which the "
+            f"{stage.layout.name} stage reads at once. Tokenize longer clips, or choose another "
+            "split."
+        )
+    told = track(batches, f"{stage.layout.name} codes", console=Console(stderr=True))
+    return [
+        task.codes(
+            {
+                key: value.to(device) if isinstance(value, Tensor) else value
+                for key, value in {**_absent(stage, len(batch["semantic"])), **batch}.items()
+            }
+        )
+        for batch in told
+    ]
+
+
+def _absent(stage: StageConfig, count: int) -> dict[str, Codes]:
+    """Optional frame-wise codes that crops of a store do not have (a melody), all absent."""
+    return {
+        segment.name: torch.full(
+            (
+                count,
+                segment.spec.num_quantizers,
+                segment.spec.num_frames(stage.window_seconds),
+            ),
+            segment.absent_code,
+        )
+        for segment in stage.layout.prefixes
+        if segment.is_optional and segment.spec.frame_rate_hz
+    }
+
+
 @torch.no_grad()
-def _figures(
-    task: StageTask, crops: list[Mapping[str, Any]], device: torch.device, name: str
-) -> dict[str, Any]:
+def _figures(task: StageTask, batches: list[dict[str, Codes]]) -> dict[str, Any]:
     """Means over all target tokens; every crop has the same number of them."""
     model = task.model
     assert isinstance(model, StageModel)
     target = model.layout.target
-    batches = [
-        task.codes(
-            {
-                key: value.to(device) if isinstance(value, Tensor) else value
-                for key, value in crop.items()
-            }
-        )
-        for crop in track(crops, f"{name} codes", console=Console(stderr=True))
-    ]
     joined = {key: torch.cat([batch[key] for batch in batches]) for key in batches[0]}
     sizes = [len(batch[target.name]) for batch in batches]
     losses, level_losses = _losses(model, joined, sizes)

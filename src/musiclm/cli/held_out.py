@@ -46,10 +46,7 @@ class ModelParts:
     @cached_property
     def codec(self) -> SoundStream:
         """The neural codec."""
-        path = self.path("codec")
-        codec = SoundStream(SoundStreamConfig.from_json(read_config_json(path)))
-        load_weights(codec, path)
-        return codec.eval().to(self.runtime.device)
+        return open_codec(self.path("codec"), self.runtime)
 
     @cached_property
     def semantic(self) -> SemanticTokenizer:
@@ -67,6 +64,17 @@ class ModelParts:
             "model_name": self.config.name or self.folder.name,
             "weights_sha256": {part: sha256_of_file(self.path(part)) for part in parts},
         }
+
+
+def open_codec(path: Path, runtime: Runtime) -> SoundStream:
+    """A codec from its weights, on the runtime's device.
+
+    Raises:
+        CheckpointError: The file is missing, damaged, or of another model.
+    """
+    codec = SoundStream(SoundStreamConfig.from_json(read_config_json(path)))
+    load_weights(codec, path)
+    return codec.eval().to(runtime.device)
 
 
 def held_out_split(corpus: Corpus) -> Split:

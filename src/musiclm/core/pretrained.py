@@ -75,6 +75,20 @@ def read_config_json(path: Path) -> str:
     return _read_metadata(path)["config"]
 
 
+def storage_of(path: Path) -> Storage:
+    """The storage kind that a weight file was written with.
+
+    Raises:
+        CheckpointError: The file is missing, truncated or not one of ours.
+    """
+    _read_metadata(path)
+    with safe_open(path, framework="pt") as file:
+        kinds = {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
+    if any(name.endswith(_SCALE_SUFFIX) for name in kinds):
+        return "int8"
+    return "float16" if "F16" in kinds.values() else "float32"
+
+
 def load_weights(module: nn.Module, path: Path) -> None:
     """Fills a module from what `save_weights` wrote.
 

@@ -125,7 +125,7 @@ def plan_evaluation(
             AskedClip(
                 clip_id=clip.clip_id,
                 start_seconds=_start_seconds(clip, clip_seconds, streams),
-                prompt=_caption(clip, streams).text,
+                prompt=drawn_caption(clip, streams).text,
                 lead=clip.labels.lead,
                 seed=_draw(streams, 2**31, "seed", number),
             )
@@ -188,7 +188,8 @@ def _chosen(clips: list[Clip], num_clips: int, generator: torch.Generator) -> li
     return [clips[number] for number in order[:num_clips].tolist()]
 
 
-def _caption(clip: Clip, streams: RandomStreams) -> Caption:
+def drawn_caption(clip: Clip, streams: RandomStreams) -> Caption:
+    """One of a clip's captions, the same for the same seed; a held-out wording if there is one."""
     candidates = [caption for caption in clip.captions if caption.is_held_out]
     candidates = candidates or list(clip.captions)
     return candidates[_draw(streams, len(candidates), "caption", clip.clip_id)]

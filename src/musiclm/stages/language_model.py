@@ -144,7 +144,7 @@ class StageModel(nn.Module):
         sums: list[Tensor] = []
         counts: list[Tensor] = []
         for level, table in enumerate(tables):
-            logits = functional.linear(self._states_of(states, level, target.shape[2]), table)
+            logits = functional.linear(self.states_of_level(states, level, target.shape[2]), table)
             wanted = target[:, level].reshape(-1)
             sums.append(
                 functional.cross_entropy(
@@ -252,6 +252,14 @@ class StageModel(nn.Module):
         rows = self.target_table()[levels.start * size : levels.stop * size]
         return functional.linear(states, rows).float().unflatten(1, (len(levels), size))
 
+    def states_of_level(
+        self, states: Float[Tensor, "batch steps dim"], level: int, num_frames: int
+    ) -> Float[Tensor, "batch frames dim"]:
+        """Of all `target_states`, those that predict one level, frame by frame."""
+        if self.layout.target.pattern == "delay":
+            return states[:, level : level + num_frames]
+        return states[:, level :: self.layout.target.spec.num_quantizers]
+
     def check_codes(self, codes: Mapping[str, Codes], segments: tuple[Segment, ...]) -> None:
         """Refuses codes that do not fit the layout.
 
@@ -276,9 +284,3 @@ class StageModel(nn.Module):
         embedding = self.embeddings[segment.name]
         assert isinstance(embedding, SegmentEmbedding)
         return embedding
-
-    def _states_of(self, states: Tensor, level: int, num_frames: int) -> Tensor:
-        """The states that predict one level, frame by frame."""
-        if self.layout.target.pattern == "delay":
-            return states[:, level : level + num_frames]
-        return states[:, level :: self.layout.target.spec.num_quantizers]
