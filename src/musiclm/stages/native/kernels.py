@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from musiclm.core.compiled import compiled
 from musiclm.stages.native.arrays import LANES, Array, Cache, Choice, Network, Progress, Target
-from musiclm.stages.native.compiled import compiled
 
 UNROLL = 4
 """Inputs, rows, keys taken at once; widths must be multiples of it."""

@@ -1,4 +1,4 @@
-"""How functions of the decoding loop are compiled, and where the result is kept."""
+"""How inner loops are compiled with numba (the extra `fast`), and where the result is kept."""
 
 import inspect
 from collections.abc import Callable
