@@ -48,6 +48,15 @@ def test_equals_lose_nothing_and_louder_errors_lose_more(loss):
     assert 2e-3 < float(loss(target, small)) < float(loss(target, large))
 
 
+def test_excess_may_count_less_than_lack():
+    target = noise("target")
+    even, uneven = (StftLoss(StftLossConfig(excess_weight=weight)) for weight in (1.0, 0.25))
+    assert float(even(target, 0.5 * target)) == pytest.approx(float(uneven(target, 0.5 * target)))
+    # Twice the amplitude is log 2 too much in every bin; only the logarithm's part is weighted.
+    saved = float(even(target, 2 * target)) - float(uneven(target, 2 * target))
+    assert saved == pytest.approx(0.75 * 0.5 * math.log(2), rel=0.02)
+
+
 def test_magnitudes_are_those_of_the_stft_and_their_gradient_is_right():
     window = torch.hann_window(64)
     ours = _magnitudes(noise("stft", samples=960), window)

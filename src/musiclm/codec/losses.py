@@ -87,6 +87,10 @@ class StftLossConfig(Config):
     """Of the difference of logarithms, beside the relative error of magnitudes."""
     pitch_hz: float = Field(default=1_000.0, gt=0)
     """Above it a bin's logarithm counts `pitch_hz / frequency`: octaves then count alike."""
+    excess_weight: float = Field(default=1.0, gt=0)
+    """How much a logarithm that is too large counts beside one that is too small. Below 1 the
+    estimate rises from the median of what fits the codes to a higher quantile: weak sounds between
+    strong ones come back, and a transcriber hears fewer notes that are not there."""
     floor: float = Field(default=4e-4, gt=0)
     """Added to magnitudes before the logarithm."""
 
@@ -118,7 +122,8 @@ class StftLoss(nn.Module):
                 given = _magnitudes(estimate.float(), window)
                 error = (given - wanted).flatten(1).norm(dim=1)
                 relative = error / (wanted.flatten(1).norm(dim=1) + 0.1)
-                logs = ((given + config.floor) / (wanted + config.floor)).log().abs()
+                logs = ((given + config.floor) / (wanted + config.floor)).log()
+                logs = torch.maximum(config.excess_weight * logs, -logs)
                 weighted = (logs * self.get_buffer(f"weights_{length}")).mean()
                 total = total + relative.mean() + config.log_weight * weighted
         return total / len(config.window_lengths)

@@ -111,8 +111,8 @@ def _codec() -> CodecRecipe:
             validation_seconds=5.0,
         ),
         trainer=TrainerConfig(num_steps=12_000, use_bf16=True, validate_every=1_000),
-        decoder_stft=StftLossConfig(window_lengths=(2048, 4096, 8192)),
-        decoder_steps=3_500,
+        decoder_stft=StftLossConfig(window_lengths=(2048, 4096, 8192), excess_weight=0.25),
+        decoder_steps=12_900,
         storage="int8",
     )
 
