@@ -106,7 +106,7 @@ def _ratios(figures: list[Figure]) -> tuple[Ratio, ...]:
     for peer in ("stable-audio-3-small bf16", "musicgen-small bf16", "musicgen-small fp32"):
         ratios += _pair(by_name, "text to wav, 30 s", peer, "lower")
     for peer in ("encodec-24khz", "dac-24khz", "mimi"):
-        for codec in ("codec", "seanet codec"):
+        for codec in ("codec", "seanet codec", "seanet codec fp32"):
             for what in ("encode", "decode"):
                 ratios += _pair(by_name, f"{codec}: {what}", f"{peer} fp32: {what}", "higher")
     return (*ratios, *bar_ratios(figures))

@@ -9,6 +9,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from musiclm.codec.inference import has_fast_bfloat16
 from musiclm.core.runtime import Runtime
 from musiclm.recipes.describe import describe_parts, describe_stages
 from musiclm.recipes.registry import RecipeName, load_recipe
@@ -76,9 +77,20 @@ def _machine(device: str) -> list[tuple[str, str]]:
         rows.append((extra, "installed" if found else "not installed"))
     rows.append(("fluidsynth", shutil.which("fluidsynth") or "not found (needed to render scores)"))
     rows.append(("decoding", _decoding(runtime)))
+    rows.append(("seanet codec", _seanet(runtime)))
     model = Path(__file__).parents[1] / "assets" / "mini" / "config.json"
     rows.append(("bundled model", "present" if model.is_file() else "absent: run `make model`"))
     return rows
+
+
+def _seanet(runtime: Runtime) -> str:
+    """How a codec with the published backbone runs."""
+    is_compiled = (
+        runtime.device.type == "cpu"
+        and importlib.util.find_spec("numba") is not None
+        and has_fast_bfloat16()
+    )
+    return "compiled bfloat16 kernels" if is_compiled else "PyTorch, float32"
 
 
 def _decoding(runtime: Runtime) -> str:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from math import prod
+from typing import Protocol, runtime_checkable
 
 import torch
 from einops import rearrange
@@ -83,12 +84,69 @@ class SeanetState:
     layers: tuple[ConvState, ...]
 
 
-class SeanetEncoder(nn.Module):
+@runtime_checkable
+class LayerRunner(Protocol):
+    """Runs all layers of an encoder or a decoder; its states are its own."""
+
+    def initial_state(self, like: Float[Tensor, "batch ..."]) -> tuple[ConvState, ...]:
+        """The states before the first piece."""
+        ...
+
+    def stream(
+        self, piece: Float[Tensor, "batch channels frames"], states: tuple[ConvState, ...]
+    ) -> tuple[Float[Tensor, "batch out_channels out_frames"], tuple[ConvState, ...]]:
+        """Runs the next piece."""
+        ...
+
+
+class _PlainLayers:
+    """The layers as PyTorch runs them: the reference, and the only way with gradients."""
+
+    def __init__(self, modules: nn.ModuleList) -> None:
+        self._layers = [module for module in modules if isinstance(module, Layer)]
+
+    def initial_state(self, like: Float[Tensor, "batch ..."]) -> tuple[ConvState, ...]:
+        """The states before the first piece."""
+        return tuple(layer.initial_state(like) for layer in self._layers)
+
+    def stream(
+        self, piece: Float[Tensor, "batch channels frames"], states: tuple[ConvState, ...]
+    ) -> tuple[Float[Tensor, "batch out_channels out_frames"], tuple[ConvState, ...]]:
+        """Runs the next piece."""
+        following: list[ConvState] = []
+        for layer, state in zip(self._layers, states, strict=True):
+            piece, state = layer.stream(piece, ConvState(state.past.to(piece)))
+            following.append(state)
+        return piece, tuple(following)
+
+
+class _Seanet(nn.Module):
+    """What encoder and decoder share: layers, and who runs them."""
+
+    def __init__(self, config: SeanetConfig, layers: list[Layer]) -> None:
+        super().__init__()
+        self.config = config
+        self.layers = nn.ModuleList(layers)
+        self.fast: LayerRunner | None = None
+        """Runs the layers where no gradient is wanted; see `SoundStream.for_inference`."""
+
+    def train(self, mode: bool = True) -> "_Seanet":
+        """As of any module; training ends fast running, whose weights would grow old."""
+        if mode:
+            self.fast = None
+        return super().train(mode)
+
+    @property
+    def _runner(self) -> LayerRunner:
+        if self.fast is None or torch.is_grad_enabled():
+            return _PlainLayers(self.layers)
+        return self.fast
+
+
+class SeanetEncoder(_Seanet):
     """Samples to latents."""
 
     def __init__(self, config: SeanetConfig) -> None:
-        super().__init__()
-        self.config = config
         channels = config.channels
         layers: list[Layer] = [CausalConv1d(1, channels, config.kernel_size)]
         for stride in config.strides:
@@ -97,12 +155,11 @@ class SeanetEncoder(nn.Module):
             layers.append(EluConv(down))
             channels *= 2
         layers.append(EluConv(CausalConv1d(channels, config.latent_dim, 3)))
-        self.layers = nn.ModuleList(layers)
+        super().__init__(config, layers)
 
     def initial_state(self, like: Float[Tensor, "batch ..."]) -> SeanetState:
         """Silence before the audio."""
-        states = tuple(layer.initial_state(like) for layer in _layers(self.layers))
-        return SeanetState(like.new_zeros(like.shape[0], 0), states)
+        return SeanetState(like.new_zeros(like.shape[0], 0), self._runner.initial_state(like))
 
     def forward(self, samples: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch dim frames"]:
         """Latents of whole audio; a last incomplete frame is filled with silence."""
@@ -125,16 +182,14 @@ class SeanetEncoder(nn.Module):
             latents = known.new_zeros(known.shape[0], self.config.latent_dim, 0)
             return latents, SeanetState(known, state.layers)
         hidden = rearrange(known[..., :ready], "batch samples -> batch 1 samples")
-        latents, layers = _through(self.layers, hidden, state.layers)
+        latents, layers = self._runner.stream(hidden, state.layers)
         return latents, SeanetState(known[..., ready:], layers)
 
 
-class SeanetDecoder(nn.Module):
+class SeanetDecoder(_Seanet):
     """Latents to samples: the encoder's mirror."""
 
     def __init__(self, config: SeanetConfig) -> None:
-        super().__init__()
-        self.config = config
         channels = config.channels * 2 ** len(config.strides)
         layers: list[Layer] = [CausalConv1d(config.latent_dim, channels, config.kernel_size)]
         for stride in reversed(config.strides):
@@ -142,15 +197,14 @@ class SeanetDecoder(nn.Module):
             channels //= 2
             layers.extend(_units(channels, config))
         layers.append(EluConv(CausalConv1d(channels, 1, config.kernel_size)))
-        self.layers = nn.ModuleList(layers)
+        super().__init__(config, layers)
 
     def initial_state(
         self, like: Float[Tensor, "batch ..."], first_frame: Int[Tensor, " batch"] | None = None
     ) -> SeanetState:
         """Silence before the audio; the network does not count frames."""
         del first_frame
-        states = tuple(layer.initial_state(like) for layer in _layers(self.layers))
-        return SeanetState(like.new_zeros(like.shape[0], 0), states)
+        return SeanetState(like.new_zeros(like.shape[0], 0), self._runner.initial_state(like))
 
     def forward(
         self,
@@ -164,24 +218,10 @@ class SeanetDecoder(nn.Module):
         self, latents: Float[Tensor, "batch dim frames"], state: SeanetState
     ) -> tuple[Float[Tensor, "batch samples"], SeanetState]:
         """Audio of the next latents."""
-        hidden, layers = _through(self.layers, latents, state.layers)
+        hidden, layers = self._runner.stream(latents, state.layers)
         samples = rearrange(hidden, "batch 1 samples -> batch samples")
         return samples.float(), SeanetState(state.samples, layers)
 
 
 def _units(channels: int, config: SeanetConfig) -> list[Layer]:
     return [ResidualUnit(channels, config.kernel_size, dilation) for dilation in config.dilations]
-
-
-def _layers(modules: nn.ModuleList) -> list[Layer]:
-    return [module for module in modules if isinstance(module, Layer)]
-
-
-def _through(
-    modules: nn.ModuleList, hidden: Tensor, states: tuple[ConvState, ...]
-) -> tuple[Tensor, tuple[ConvState, ...]]:
-    following: list[ConvState] = []
-    for layer, state in zip(_layers(modules), states, strict=True):
-        hidden, state = layer.stream(hidden, ConvState(state.past.to(hidden)))
-        following.append(state)
-    return hidden, tuple(following)

@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from musiclm.codec.inference import fast_layers
 from musiclm.codec.seanet import SeanetConfig, SeanetDecoder, SeanetEncoder, SeanetState
 from musiclm.codec.spectral import (
     SpectralConfig,
@@ -130,6 +131,34 @@ class SoundStream(nn.Module):
             frame_rate_hz=self.config.frame_rate_hz,
         )
 
+    def for_inference(self) -> "SoundStream":
+        """Puts the codec in eval mode, and lets it run faster than in float32 where that is known.
+
+        From here on the `seanet` backbone runs in bfloat16 on CPUs with AVX-512 BF16
+        (`codec.seanet_fast`) wherever no gradient is wanted. The codes and the audio are then those
+        of float32 but for what bfloat16 rounds away (docs/performance.md says how much). Elsewhere
+        nothing changes. It holds a copy of the weights: say it again when they have changed or been
+        moved; `train()` ends it, `eval()` alone never begins it.
+
+        Returns:
+            The codec itself.
+        """
+        self.eval()
+        if isinstance(self.encoder, SeanetEncoder):
+            self.encoder.fast = fast_layers(self.encoder)
+        if isinstance(self.decoder, SeanetDecoder):
+            self.decoder.fast = fast_layers(self.decoder)
+        return self
+
+    @property
+    def is_fast(self) -> bool:
+        """Whether `for_inference` made a difference."""
+        coders = (self.encoder, self.decoder)
+        return all(
+            isinstance(coder, SeanetEncoder | SeanetDecoder) and coder.fast is not None
+            for coder in coders
+        )
+
     def forward(
         self,
         samples: Float[Tensor, "batch samples"],
@@ -177,12 +206,14 @@ class SoundStream(nn.Module):
         """Codes of all levels (the `Tokenizer` protocol)."""
         return self.encode(samples)
 
+    @torch.no_grad()
     def encoder_state(self, batch_size: int = 1) -> EncoderState:
         """The state before the first samples of a stream."""
         return self.encoder.initial_state(
             self.quantizer.quantizers[0].codebook.new_zeros(batch_size)
         )
 
+    @torch.no_grad()
     def decoder_state(self, batch_size: int = 1) -> DecoderState:
         """The state before the first codes of a stream."""
         return self.decoder.initial_state(

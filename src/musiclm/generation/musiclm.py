@@ -113,7 +113,7 @@ class MusicLM:
         path = self._path("codec")
         codec = SoundStream(SoundStreamConfig.from_json(read_config_json(path)))
         load_weights(codec, path)
-        return codec.eval().to(self.runtime.device)
+        return codec.to(self.runtime.device).for_inference()
 
     @cached_property
     def semantic(self) -> SemanticTokenizer:
