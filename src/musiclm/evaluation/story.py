@@ -7,7 +7,7 @@ and other for all the rest, so one that is near to all music gains nothing. Inte
 stories, because sections of one story hang together.
 
 Controls: the same sections against the texts of another story (`texts.roll(1, dims=0)`) give a
-difference of nothing; the real audio that the texts describe gives what a perfect model would.
+difference by chance alone; the real audio that the texts describe gives what a perfect model would.
 """
 
 from collections.abc import Sequence
