@@ -7,6 +7,7 @@ import pytest
 
 from musiclm.cli.main import main
 from musiclm.cli.melody_following import (
+    MEASURES,
     Followed,
     HummedPieces,
     followed_estimates,
@@ -43,9 +44,10 @@ def test_pieces_with_and_without_hums_are_made_once_and_scored(model, tmp_path, 
     assert "s of processor time" in capsys.readouterr().err
     assert len(found["following_by_hum"]) == 3
     for row in found["following_by_hum"]:
-        assert all(0 <= value <= 1 for value in row.values())
-        assert row["any_key_with_hum"] >= row["recall_with_hum"]
-    assert found["following"]["recall_in_the_hum"]["value"] > 0.5
+        for place in ("with_hum", "without_hum", "wrong_hum", "in_the_hum"):
+            assert all(0 <= value <= 1 for value in row[place].values())
+            assert row[place]["note recall in any key"] >= row[place]["note recall"]
+    assert found["following"]["sounding recall, in the hum itself"]["value"] > 0.5
     folder = tmp_path / "melody-pieces"
     kinds = ("hum", "with", "without")
     wavs = {f"{kind}-000{number}.wav" for kind in kinds for number in range(3)}
@@ -96,12 +98,14 @@ def test_the_notes_of_a_prompt_begin_with_the_first_one():
     assert notes[1].end_seconds == pytest.approx(0.8)
 
 
-def test_gains_are_taken_hum_by_hum():
-    others = dict.fromkeys(Followed.__annotations__, 1.0)
-    rows = [
-        Followed(**{**others, "recall_with_hum": with_hum, "recall_without_hum": without})
-        for with_hum, without in ((0.9, 0.4), (0.3, 0.2))
-    ]
-    gain = followed_estimates(rows, 0)["gain_over_recall_without_hum"]
-    assert gain.value == pytest.approx(0.3)
-    assert 0.1 - 1e-9 <= gain.low <= gain.high <= 0.5 + 1e-9
+def test_ratios_are_taken_over_hums():
+    def row(with_hum, without):
+        recalls = [dict.fromkeys(MEASURES, value) for value in (with_hum, without, 0.1, 1.0)]
+        return Followed(*recalls, wins_with_hum=1.0, wins_without_hum=0.0)
+
+    figures = followed_estimates([row(0.9, 0.3), row(0.3, 0.1)], 0)
+    ratio = figures["note recall, times without it"]
+    assert (ratio.value, ratio.low, ratio.high) == pytest.approx((3.0, 3.0, 3.0))
+    assert figures["sounding recall, with the hum"].value == pytest.approx(0.6)
+    assert figures["note recall in any key, times of a wrong hum"].value == pytest.approx(6.0)
+    assert figures["asked instrument wins, with the hum"].value == 1.0

@@ -24,7 +24,14 @@ from musiclm.data.melody.tokens import (
     write_melody_tokens,
 )
 from musiclm.data.melody.voices import VOICE_KINDS, _partials, sing
-from musiclm.evaluation.melody import MelodyNote, melody_ranks, note_recall, onset_recall
+from musiclm.evaluation.melody import (
+    ANY_KEY,
+    MelodyNote,
+    melody_ranks,
+    note_recall,
+    ratio_estimate,
+    sounding_recall,
+)
 from musiclm.evaluation.seams import measure_seams
 from musiclm.evaluation.transcription import HeardNote, Transcript, notes_of
 from musiclm.generation.melody_prompt import diagnose, without_silent_ends
@@ -372,30 +379,43 @@ def test_a_melody_is_recalled_in_another_key_and_a_little_late():
     for note in notes:
         first = int((note.start_seconds + 0.3) * 22_050 / 256)
         posteriors[first : first + 20, round(note.pitch) - 21 + 5] = 0.9
-    assert note_recall(posteriors, notes) == 1.0
+    assert sounding_recall(posteriors, notes) == 1.0
     wrong = [
         MelodyNote(n.start_seconds, n.end_seconds, 60 + 6 * (i % 2)) for i, n in enumerate(notes)
     ]
-    assert note_recall(posteriors, wrong) < 0.7
+    assert sounding_recall(posteriors, wrong) < 0.7
     heard = notes_of(posteriors)
     assert [note.pitch for note in heard] == [round(note.pitch) + 5 for note in notes]
 
 
-def test_a_note_that_sounds_on_does_not_count_as_one_that_begins():
+def test_notes_are_recalled_where_they_begin_at_their_pitch():
     notes = [MelodyNote(0.5 * i, 0.5 * i + 0.4, 60 + 2 * i) for i in range(8)]
-    played = [HeardNote(n.start_seconds + 0.3, n.end_seconds, int(n.pitch) + 5, 1) for n in notes]
-    assert onset_recall(played, notes, 4.5) == 1.0
-    assert onset_recall(played, notes, 4.5, keys=(5,)) == 1.0
-    assert onset_recall(played, notes, 4.5, keys=(0,)) < 0.5
-    cluster = [HeardNote(0, 4.5, pitch, 1) for pitch in range(60, 72)]
-    assert onset_recall(cluster, notes, 4.5) <= 1 / 8
-    late = [
-        HeardNote(n.start_seconds + 0.15 * (i % 2), 5, int(n.pitch), 1) for i, n in enumerate(notes)
-    ]
-    assert onset_recall(late, notes, 4.5, keys=(0,), tolerance_seconds=0.05) == 0.5
-    assert onset_recall(late, notes, 4.5, keys=(0,)) == 1.0  # both within a tenth of 0.075 s
-    assert onset_recall([], notes, 4.5) == 0.0
-    assert onset_recall(played, notes, 0.0) == 0.0
+
+    def played(semitones, late_seconds=0.0):
+        return [
+            HeardNote(note.start_seconds + late_seconds, 4.5, int(note.pitch) + semitones, 1.0)
+            for note in notes
+        ]
+
+    assert note_recall(played(0), notes, 4.5) == 1.0
+    assert note_recall(played(-12, 0.3), notes, 4.5) == 1.0
+    assert note_recall(played(5), notes, 4.5) < 0.5
+    assert note_recall(played(5, 0.3), notes, 4.5, transpositions=ANY_KEY) == 1.0
+    assert note_recall(played(0, 0.7), notes, 4.5) < 0.5
+    # Half of the notes an octave up: the melody moves as a whole or not at all.
+    broken = [*played(0)[::2], *played(12)[1::2]]
+    assert note_recall(broken, notes, 4.5) == 0.5
+    # A chord that only sounds on has one beginning.
+    cluster = [HeardNote(0.0, 4.5, pitch, 1.0) for pitch in range(48, 96)]
+    assert note_recall(cluster, notes, 4.5) == 1 / 8
+    assert note_recall([], notes, 4.5) == 0.0
+    assert note_recall(played(0), notes, 0.0) == 0.0
+
+
+def test_ratios_keep_pairs_together():
+    generator = RandomStreams(0).generator("ratio")
+    ratio = ratio_estimate([0.8, 0.4, 0.6], [0.4, 0.2, 0.3], generator)
+    assert (ratio.value, ratio.low, ratio.high) == pytest.approx((2.0, 2.0, 2.0))
 
 
 def test_notes_become_a_midi_file(tmp_path):

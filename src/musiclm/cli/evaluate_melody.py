@@ -86,7 +86,7 @@ def evaluate_melody(  # noqa: PLR0913  (each is an option of the command)
         document["following"] = {name: asdict(value) for name, value in figures.items()}
         document["following_by_hum"] = [asdict(row) for row in rows]
         for name, value in figures.items():
-            table.add_row(name.replace("_", " "), str(value))
+            table.add_row(name, str(value))
     write_report(report, "melody", document)
     Console().print(table)
 

@@ -2,7 +2,7 @@
 
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,11 +16,18 @@ from musiclm.core.files import write_text_whole
 from musiclm.core.runtime import RandomStreams
 from musiclm.data.melody.line import Line
 from musiclm.data.melody.voices import VOICE_KINDS, sing
-from musiclm.evaluation.codec_quality import NoteListener
-from musiclm.evaluation.melody import MelodyNote, note_recall, onset_recall, share_estimate
+from musiclm.evaluation.codec_quality import NoteListener, Posteriors
+from musiclm.evaluation.melody import (
+    ANY_KEY,
+    MelodyNote,
+    note_recall,
+    ratio_estimate,
+    share_estimate,
+    sounding_recall,
+)
 from musiclm.evaluation.musicnn import MusicNN
 from musiclm.evaluation.retrieval import Estimate
-from musiclm.evaluation.transcription import notes_of
+from musiclm.evaluation.transcription import HeardNote, notes_of
 from musiclm.generation.musiclm import MusicLM
 from musiclm.generation.prompt import GenerationSettings
 from musiclm.generation.request import GenerationRequest, make_request
@@ -29,7 +36,6 @@ SECONDS = 10.0
 RECORD_NAME = "pieces.json"
 _INSTRUMENTS = ("violin", "piano", "flute", "guitar", "cello", "harpsichord", "harp", "sitar")
 _HUM_RATE_HZ = 16_000
-_OWN_KEY = (0,)
 
 
 class PiecesRecord(Config):
@@ -43,44 +49,40 @@ class PiecesRecord(Config):
 
 @dataclass(frozen=True)
 class Followed:
-    """What was heard in the pieces of one hum.
+    """What was heard in the pieces of one hum, by each of `MEASURES`, and who plays.
 
     Attributes:
-        recall_with_hum: Share of the hummed notes that sound in the piece made with the hum.
-        recall_without_hum: In the piece made of the same prompt and seed without it.
-        recall_of_a_wrong_hum: Share of another hum's notes that sound in the piece made with this
-            one.
-        recall_in_the_hum: Share of the notes that are heard in the hum itself: the most there is.
-        any_key_with_hum: As `recall_with_hum`, in the best of twelve keys; so the next two.
-        any_key_without_hum: Without the hum.
-        any_key_of_a_wrong_hum: Of another hum's notes.
-        onsets_with_hum: As `recall_with_hum`, but of notes that begin; so the next three.
-        onsets_without_hum: Without the hum.
-        onsets_of_a_wrong_hum: Of another hum's notes.
-        onsets_in_the_hum: In the hum itself.
-        any_key_onsets_with_hum: As `onsets_with_hum`, in the best of twelve keys; so the next two.
-        any_key_onsets_without_hum: Without the hum.
-        any_key_onsets_of_a_wrong_hum: Of another hum's notes.
-        instrument_wins_with_hum: 1 where the asked instrument's tag is the likeliest of eight.
-        instrument_wins_without_hum: The same without the hum.
+        with_hum: Of the hummed notes, in the piece made with the hum.
+        without_hum: In the piece made of the same prompt and seed without it.
+        wrong_hum: Of another hum's notes, in the piece made with this one.
+        in_the_hum: Of the hummed notes, in the hum itself: about the most there is.
+        wins_with_hum: 1 where the asked instrument's tag is the likeliest of eight.
+        wins_without_hum: The same without the hum.
     """
 
-    recall_with_hum: float
-    recall_without_hum: float
-    recall_of_a_wrong_hum: float
-    recall_in_the_hum: float
-    any_key_with_hum: float
-    any_key_without_hum: float
-    any_key_of_a_wrong_hum: float
-    onsets_with_hum: float
-    onsets_without_hum: float
-    onsets_of_a_wrong_hum: float
-    onsets_in_the_hum: float
-    any_key_onsets_with_hum: float
-    any_key_onsets_without_hum: float
-    any_key_onsets_of_a_wrong_hum: float
-    instrument_wins_with_hum: float
-    instrument_wins_without_hum: float
+    with_hum: Mapping[str, float]
+    without_hum: Mapping[str, float]
+    wrong_hum: Mapping[str, float]
+    in_the_hum: Mapping[str, float]
+    wins_with_hum: float
+    wins_without_hum: float
+
+
+@dataclass(frozen=True)
+class _Heard:
+    """A piece of `SECONDS` as the transcriber hears it."""
+
+    posteriors: Posteriors
+    notes: Sequence[HeardNote]
+
+
+MEASURES: Mapping[str, Callable[[_Heard, Sequence[MelodyNote]], float]] = {
+    "note recall": lambda heard, tune: note_recall(heard.notes, tune, SECONDS),
+    "note recall in any key": lambda heard, tune: note_recall(
+        heard.notes, tune, SECONDS, transpositions=ANY_KEY
+    ),
+    "sounding recall": lambda heard, tune: sounding_recall(heard.posteriors, tune, keys=(0,)),
+}
 
 
 class HummedPieces:
@@ -163,33 +165,21 @@ class HummedPieces:
             AudioError: A piece is missing.
         """
         listener, tagger = NoteListener(), MusicNN.from_pretrained()
-        notes = [notes_of_prompt(line) for line in self._lines]
-        for number, own in enumerate(notes):
+        tunes = [notes_of_prompt(line) for line in self._lines]
+        for number, own in enumerate(tunes):
             hum, hummed, free = (
                 Waveform.read(self.path(kind, number)) for kind in ("hum", "with", "without")
             )
-            heard, heard_free = listener.posteriors(hummed), listener.posteriors(free)
-            wrong = notes[(number + len(notes) // 2) % len(notes)]
-            heard_hum = listener.posteriors(hum)
-            begun, begun_free = notes_of(heard), notes_of(heard_free)
+            in_hum, in_hummed, in_free = (_heard(listener, w) for w in (hum, hummed, free))
+            wrong = tunes[(number + len(tunes) // 2) % len(tunes)]
             instrument = self.instrument(number)
             yield Followed(
-                recall_with_hum=note_recall(heard, own, keys=_OWN_KEY),
-                recall_without_hum=note_recall(heard_free, own, keys=_OWN_KEY),
-                recall_of_a_wrong_hum=note_recall(heard, wrong, keys=_OWN_KEY),
-                recall_in_the_hum=note_recall(heard_hum, own, keys=_OWN_KEY),
-                any_key_with_hum=note_recall(heard, own),
-                any_key_without_hum=note_recall(heard_free, own),
-                any_key_of_a_wrong_hum=note_recall(heard, wrong),
-                onsets_with_hum=onset_recall(begun, own, SECONDS, keys=_OWN_KEY),
-                onsets_without_hum=onset_recall(begun_free, own, SECONDS, keys=_OWN_KEY),
-                onsets_of_a_wrong_hum=onset_recall(begun, wrong, SECONDS, keys=_OWN_KEY),
-                onsets_in_the_hum=onset_recall(notes_of(heard_hum), own, SECONDS, keys=_OWN_KEY),
-                any_key_onsets_with_hum=onset_recall(begun, own, SECONDS),
-                any_key_onsets_without_hum=onset_recall(begun_free, own, SECONDS),
-                any_key_onsets_of_a_wrong_hum=onset_recall(begun, wrong, SECONDS),
-                instrument_wins_with_hum=_wins(tagger, hummed, instrument),
-                instrument_wins_without_hum=_wins(tagger, free, instrument),
+                with_hum=_recalls(in_hummed, own),
+                without_hum=_recalls(in_free, own),
+                wrong_hum=_recalls(in_hummed, wrong),
+                in_the_hum=_recalls(in_hum, own),
+                wins_with_hum=_wins(tagger, hummed, instrument),
+                wins_without_hum=_wins(tagger, free, instrument),
             )
 
     def _wanted(self) -> Iterator[tuple[str, int]]:
@@ -218,20 +208,41 @@ class HummedPieces:
 
 
 def followed_estimates(rows: Sequence[Followed], seed: int) -> dict[str, Estimate]:
-    """Means with intervals, and the gains of the hum over its two controls, hum by hum."""
-    columns = {
-        name: [float(getattr(row, name)) for row in rows] for name in Followed.__annotations__
-    }
-    for measure in ("recall", "onsets"):
-        own = columns[f"{measure}_with_hum"]
-        for control in (f"{measure}_without_hum", f"{measure}_of_a_wrong_hum"):
-            gains = [mine - other for mine, other in zip(own, columns[control], strict=True)]
-            columns[f"gain_over_{control}"] = gains
+    """Means and ratios, with intervals over hums."""
     streams = RandomStreams(seed)
-    return {
-        name: share_estimate(values, streams.generator("following", name))
-        for name, values in columns.items()
+    estimates: dict[str, Estimate] = {}
+    for measure in MEASURES:
+        columns = {
+            "with the hum": [row.with_hum[measure] for row in rows],
+            "without it": [row.without_hum[measure] for row in rows],
+            "of a wrong hum": [row.wrong_hum[measure] for row in rows],
+            "in the hum itself": [row.in_the_hum[measure] for row in rows],
+        }
+        for name, values in columns.items():
+            generator = streams.generator("following", measure, name)
+            estimates[f"{measure}, {name}"] = share_estimate(values, generator)
+        for control in ("without it", "of a wrong hum"):
+            generator = streams.generator("following", measure, "times", control)
+            estimates[f"{measure}, times {control}"] = ratio_estimate(
+                columns["with the hum"], columns[control], generator
+            )
+    wins = {
+        "with the hum": [row.wins_with_hum for row in rows],
+        "without it": [row.wins_without_hum for row in rows],
     }
+    for name, values in wins.items():
+        generator = streams.generator("following", "wins", name)
+        estimates[f"asked instrument wins, {name}"] = share_estimate(values, generator)
+    return estimates
+
+
+def _heard(listener: NoteListener, waveform: Waveform) -> _Heard:
+    posteriors = listener.posteriors(waveform)
+    return _Heard(posteriors, notes_of(posteriors))
+
+
+def _recalls(heard: _Heard, tune: Sequence[MelodyNote]) -> dict[str, float]:
+    return {name: measure(heard, tune) for name, measure in MEASURES.items()}
 
 
 def notes_of_prompt(line: Line) -> list[MelodyNote]:

@@ -4,13 +4,14 @@ Metrics:
     Retrieval: a query is compared with an item by the mean, over the query's windows, of the
         largest cosine with any window of the item; R@1 is the share of queries whose own item is
         first.
-    Note recall: the share of a melody's notes that sound in the music, by basic-pitch's posteriors
-        of pitch classes, at the best shift of half a second, in the melody's own key or in the
-        best one. A dense chord reaches some of it by chance: compare with a wrong melody and with
-        music made without one.
-    Onset recall: the share of a melody's notes that begin in the music, within a tenth of a second
-        of their time, shifted and transposed as for note recall. A chord that merely sounds on
-        does not count, so there is less of it by chance.
+    Note recall: the share of a melody's notes that begin in the music at their pitch, within a
+        tenth of a second of their time (basic-pitch's notes; MIREX's onset-only recall with a wider
+        window), once the whole melody is shifted by up to half a second and transposed by octaves,
+        or by any interval of two octaves at most.
+    Sounding recall: the share of notes whose pitch class sounds at all while they should, by
+        basic-pitch's posteriors. A dense chord reaches much of it by chance.
+    Both are to be compared with a wrong melody, with music made without one, and with what is heard
+        in the hum itself: a transcriber hears no tune whole.
 """
 
 from collections.abc import Sequence
@@ -30,6 +31,8 @@ _FRAME_SECONDS = 256 / 22_050
 _LOWEST_PITCH_CLASS = 21 % 12
 _SHIFT_SECONDS = 0.5
 _NUM_SHIFTS = 21
+OCTAVES = (-24, -12, 0, 12, 24)
+ANY_KEY = tuple(range(-24, 25))
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ def melody_ranks(
     return places
 
 
-def note_recall(
+def sounding_recall(
     posteriors: Posteriors, notes: Sequence[MelodyNote], *, keys: Sequence[int] = range(12)
 ) -> float:
     """The share of notes that sound, at the best shift within half a second and in the best key.
@@ -93,36 +96,35 @@ def note_recall(
     return best
 
 
-def onset_recall(
+def note_recall(
     heard: Sequence[HeardNote],
     notes: Sequence[MelodyNote],
     duration_seconds: float,
     *,
-    keys: Sequence[int] = range(12),
+    transpositions: Sequence[int] = OCTAVES,
     tolerance_seconds: float = 0.1,
 ) -> float:
-    """The share of notes that begin, at the best shift within half a second and in the best key.
+    """The share of notes that begin in the music, at the best shift and transposition.
 
     Args:
         heard: Notes of the music, as `transcription.notes_of` gives them.
         notes: The melody; notes after the end of the music do not count.
         duration_seconds: Length of the music.
-        keys: Transpositions to try, in semitones; 0 alone looks in the melody's own key.
+        transpositions: By how many semitones the whole melody may have been moved.
         tolerance_seconds: How far from its time a note may begin.
     """
     inside = [note for note in notes if note.start_seconds < duration_seconds - 0.1]
     if not inside or not heard:
         return 0.0
     wanted = np.array([note.start_seconds for note in inside])
-    wanted_classes = np.array([round(note.pitch) % 12 for note in inside])
     begun = np.array([note.start_seconds for note in heard])
-    begun_classes = np.array([note.pitch % 12 for note in heard])
-    intervals = (begun_classes[None] - wanted_classes[:, None]) % 12
+    pitches = np.array([round(note.pitch) for note in inside])
+    intervals = np.array([note.pitch for note in heard])[None] - pitches[:, None]
     best = 0.0
     for shift in np.linspace(-_SHIFT_SECONDS, _SHIFT_SECONDS, _NUM_SHIFTS):
         is_near = np.abs(begun[None] - wanted[:, None] - shift) <= tolerance_seconds
-        for key in keys:
-            found = (is_near & (intervals == key % 12)).any(axis=1)
+        for semitones in transpositions:
+            found = (is_near & (intervals == semitones)).any(axis=1)
             best = max(best, float(found.mean()))
     return best
 
@@ -142,3 +144,19 @@ def share_estimate(hits: Sequence[float], generator: torch.Generator) -> Estimat
     means = values[draws].mean(dim=1)
     low, high = torch.quantile(means, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
     return Estimate(float(values.mean()), low, high)
+
+
+def ratio_estimate(
+    above: Sequence[float], below: Sequence[float], generator: torch.Generator
+) -> Estimate:
+    """The ratio of two means over the same items and its 95 % bootstrap interval; pairs stay pairs.
+
+    Where the mean below is 0 the ratio is infinite; where both are, it is 1.
+    """
+    pairs = torch.tensor([above, below], dtype=torch.float64)
+    draws = torch.randint(pairs.shape[1], (1000, pairs.shape[1]), generator=generator)
+    means = pairs[:, draws].mean(dim=2)
+    ratios = (means[0] / means[1]).nan_to_num(nan=1.0, posinf=torch.inf)
+    low, high = torch.quantile(ratios, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    value = (pairs[0].mean() / pairs[1].mean()).nan_to_num(nan=1.0, posinf=torch.inf)
+    return Estimate(float(value), low, high)
