@@ -9,7 +9,7 @@ __all__ = ["Generation", "MusicLM", "Waveform", "__version__"]  # pyright: ignor
 
 _HOMES = {
     "MusicLM": "musiclm.generation.musiclm",
-    "Generation": "musiclm.generation.musiclm",
+    "Generation": "musiclm.generation.generation",
     "Waveform": "musiclm.audio.waveform",
 }
 

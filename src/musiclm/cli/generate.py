@@ -14,7 +14,8 @@ from musiclm.cli.streaming import check_stream_output, closing, write_stream
 from musiclm.core.errors import PromptError
 from musiclm.evaluation.transcription import Transcriber
 from musiclm.generation.candidates import Similarity, ranked, similarity
-from musiclm.generation.musiclm import Generation, MusicLM
+from musiclm.generation.generation import Generation
+from musiclm.generation.musiclm import MusicLM
 from musiclm.generation.prompt import (
     GenerationSettings,
     checked_duration,

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
@@ -17,11 +17,12 @@ from musiclm.conditioning.conditioner import Conditioner
 from musiclm.conditioning.melody_tokenizer import MelodyTokenizer
 from musiclm.conditioning.mulan import MuLan
 from musiclm.core.errors import PromptError
-from musiclm.core.pretrained import load_weights, read_config_json, sha256_of_file
+from musiclm.core.pretrained import load_weights, read_config_json
 from musiclm.core.runtime import RandomStreams, Runtime
 from musiclm.generation.bundle import BundleConfig, bundle_sha256, find_bundle, read_bundle_config
 from musiclm.generation.cascade import Cascade, ProgressReport, no_report
 from musiclm.generation.gathering import PromptModels, gather
+from musiclm.generation.generation import Generation
 from musiclm.generation.material import Material, concatenated
 from musiclm.generation.player import Player
 from musiclm.generation.prompt import (
@@ -36,47 +37,6 @@ from musiclm.generation.stream import MusicStream
 from musiclm.generation.token_file import TokenSet
 from musiclm.semantic.tokenizer import SemanticTokenizer
 from musiclm.stages.language_model import StageConfig, StageModel
-
-
-@dataclass(frozen=True)
-class Generation:
-    """One generated piece and how it was made."""
-
-    waveform: Waveform
-    tokens: TokenSet
-    prompt: str
-    seed: int
-    settings: GenerationSettings
-    unknown_words: tuple[str, ...]
-    model_name: str
-    model_sha256: str
-    device: str
-    request: GenerationRequest = field(default_factory=GenerationRequest)
-    decoding: str = ""
-
-    def write(self, path: Path | str, *, similarity: float | None = None) -> None:
-        """Writes the audio and, beside it, `NAME.json` with all that is needed to make it again.
-
-        Args:
-            path: The audio file.
-            similarity: How like its request the piece sounds, where that was measured.
-        """
-        path = Path(path)
-        self.waveform.write(path)
-        record = GenerationRecord(
-            prompt=self.prompt,
-            seed=self.seed,
-            settings=self.settings,
-            model_name=self.model_name,
-            model_sha256=self.model_sha256,
-            audio_sha256=sha256_of_file(path),
-            device=self.device,
-            unknown_words=self.unknown_words,
-            request=self.request,
-            decoding=self.decoding,
-            similarity=similarity,
-        )
-        record.write(path.with_suffix(".json"))
 
 
 class MusicLM:
