@@ -1,6 +1,7 @@
 """`musiclm evaluate story`: which texts are told, what is compared, and that it goes on."""
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,7 +28,7 @@ def corpus(tmp_path_factory):
 
 
 def plan(corpus, **changes) -> StoryPlan:
-    asked = {"num_stories": 2, "num_sections": 2, "section_seconds": 1.0}
+    asked: dict[str, Any] = {"num_stories": 2, "num_sections": 2, "section_seconds": 1.0}
     return plan_stories(Corpus.open(corpus), **(asked | changes))
 
 

@@ -183,9 +183,9 @@ def test_gradients_in_bfloat16_are_those_of_float32():
     with RandomStreams(0).layers_draw_from("embedder"):
         model = MelodyEmbedder(MelodyEmbedderConfig())
     layouts: list[bool] = []
-    for block in model.blocks:
-        if block.look.dilation[0] > 1:
-            block.look.register_forward_pre_hook(
+    for layer in model.modules():
+        if isinstance(layer, torch.nn.Conv2d) and layer.dilation[0] > 1:
+            layer.register_forward_pre_hook(
                 lambda _, inputs: layouts.append(inputs[0].is_contiguous())
             )
     noise = RandomStreams(0).generator("noise")
