@@ -32,7 +32,7 @@ from musiclm.evaluation.tonality import Key
 Treatment = Callable[[Waveform], Waveform]
 ProgressReport = Callable[[str, int, int], None]
 TAGGER = "musicnn"
-_FORMAT = "musiclm-analysis-1"
+_FORMAT = "musiclm-analysis-2"
 _LEAST_SECONDS_HEARD = 3.0
 
 
@@ -269,7 +269,8 @@ def _write(path: Path, analysis: Analysis) -> None:
         ]
         for clip in analysis.heard
     ]
-    metadata = {"format": _FORMAT, "heard": json.dumps(heard)}
+    # Files keep tensors by name; a report that is made again has its rows in the same order.
+    metadata = {"format": _FORMAT, "heard": json.dumps(heard), "names": json.dumps(list(tensors))}
     with written_whole(path) as temporary:
         save_file(tensors, temporary, metadata=metadata)
 
@@ -283,7 +284,7 @@ def _read(path: Path) -> Analysis | None:
             metadata = file.metadata() or {}
             if metadata.get("format") != _FORMAT:
                 return None
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            tensors = {name: file.get_tensor(name) for name in json.loads(metadata["names"])}
     except (SafetensorError, OSError):
         return None
 
