@@ -61,7 +61,7 @@ class MelodyRecipe(Config):
     """Following melody frames that a semantic step sees (0.24 s)."""
     stage_dropout: float = Field(default=0.35, ge=0, lt=1)
     """Share of crops that the stage sees without a melody while it is fine-tuned."""
-    stage_steps: int = Field(default=600, gt=0)
+    stage_steps: int = Field(default=2400, gt=0)
     """Updates of the fine-tuning."""
     stage_optimizer: OptimizerConfig = OptimizerConfig(
         learning_rate=6e-4, betas=(0.9, 0.98), weight_decay=0.05, warmup_steps=30

@@ -55,7 +55,7 @@ def mini() -> Recipe:
             crops=TokenCropConfig(crop_seconds=10.0, batch_size=8, validation_crops=48),
         ),
         coarse_stage=_stage(
-            num_steps=2500,
+            num_steps=6500,
             transformer=_transformer(dim=256, num_layers=6),
             style=LayoutStyle(
                 target="delay", conditioning="sum", frames="aligned", look_ahead_frames=1
