@@ -40,9 +40,9 @@ def mini() -> Recipe:
     return Recipe(
         name="mini",
         corpus_hours=62.0,
-        guidance=3.0,
+        guidance=2.0,
         temperatures=Temperatures(fine=1.0),
-        num_levels=3,
+        num_levels=4,
         codec=_codec(),
         semantic=_semantic(),
         mulan=_mulan(),
