@@ -82,6 +82,7 @@ MEASURES: Mapping[str, Callable[[_Heard, Sequence[MelodyNote]], float]] = {
         heard.notes, tune, SECONDS, transpositions=ANY_KEY
     ),
     "sounding recall": lambda heard, tune: sounding_recall(heard.posteriors, tune, keys=(0,)),
+    "sounding recall in any key": lambda heard, tune: sounding_recall(heard.posteriors, tune),
 }
 
 
