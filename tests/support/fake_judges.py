@@ -33,7 +33,8 @@ class FakeTagger:
         brightness = (windows[:, 1:] * windows[:, :-1] < 0).float().mean(dim=1)
         logits = torch.zeros(len(windows), len(MTT_TAGS))
         logits[:, MTT_TAGS.index(heard_lead(waveform))] = 3.0
-        return MusicNNOutput(logits, torch.stack([loudness, brightness], dim=1))
+        embeddings = torch.stack([loudness, brightness], dim=1)
+        return MusicNNOutput(logits, embeddings, embeddings)
 
 
 class FakeMuLan:

@@ -15,11 +15,12 @@ from torch import Tensor
 from musiclm.audio.waveform import Waveform
 from musiclm.cli.evaluate import progress_bar
 from musiclm.cli.held_out import held_out_split, middle, write_report
-from musiclm.cli.judges import MuLanJudge, load_mulan
+from musiclm.cli.judges import MuLanJudge, load_judge
 from musiclm.cli.pieces import AskedPiece, make_missing
 from musiclm.core.errors import DataError
 from musiclm.core.pretrained import sha256_of_file
 from musiclm.data.manifest import Corpus
+from musiclm.evaluation.analysis import TextAudioModel
 from musiclm.evaluation.distances import Interval
 from musiclm.evaluation.story import StoryPlan, StoryScores, clips_of, plan_stories, score_stories
 from musiclm.generation.musiclm import MusicLM
@@ -58,8 +59,8 @@ def evaluate_story(  # noqa: PLR0913  (each is an option of the command)
             real audio is what could be reached.
         report: The .json file to write.
         clips: Where the stories are kept; by default a folder beside the report.
-        judge: Weights of another MuLan, as `musiclm train mulan-judge` writes them; the model's
-            own by default, which favours what it conditions.
+        judge: Weights of an independent space, as `musiclm train mulan-judge` writes them, or of
+            another MuLan; the model's own by default, which favours what it conditions.
         num_stories: How many pieces.
         num_sections: Texts of each; they differ in lead and style.
         section_seconds: Length of a section.
@@ -97,8 +98,9 @@ def evaluate_story(  # noqa: PLR0913  (each is an option of the command)
     plan.write(folder)
     with progress_bar() as say:
         make_missing(musiclm, pieces, settings, batch=batch, say=say)
-    mulan = load_mulan(judge).to(musiclm.runtime.device) if judge else musiclm.mulan
-    rows = _rows(plan, opened, pieces, MuLanJudge(mulan), margin)
+    own = MuLanJudge(musiclm.mulan)
+    space = load_judge(judge, device=musiclm.runtime.device) if judge else own
+    rows = _rows(plan, opened, pieces, space, margin)
     judged_by = judge or musiclm.folder / musiclm.config.parts["mulan"]
     document = {
         "model_name": musiclm.config.name,
@@ -139,7 +141,7 @@ def _request(texts: list[str], plan: StoryPlan, blend_seconds: float) -> Generat
 
 @torch.no_grad()
 def _rows(
-    plan: StoryPlan, corpus: Corpus, pieces: list[AskedPiece], judge: MuLanJudge, margin: float
+    plan: StoryPlan, corpus: Corpus, pieces: list[AskedPiece], judge: TextAudioModel, margin: float
 ) -> Mapping[str, StoryScores]:
     """The stories, their control, and the real audio."""
     texts = torch.stack(

@@ -13,8 +13,8 @@ from torch import Tensor
 from musiclm.audio.waveform import Waveform
 from musiclm.conditioning.conditioner import Conditioner
 from musiclm.conditioning.mulan import MuLan, MuLanConfig
-from musiclm.core.errors import DataError
-from musiclm.core.pretrained import load_weights, read_config_json
+from musiclm.core.errors import CheckpointError, DataError
+from musiclm.core.pretrained import load_weights, read_config_json, sha256_of_file
 from musiclm.core.runtime import Runtime
 from musiclm.data.corpora.folder import AUDIO_SUFFIXES
 from musiclm.evaluation.analysis import Judges, TextAudioModel, Treatment
@@ -27,6 +27,7 @@ from musiclm.evaluation.embedders import (
     module_identity,
 )
 from musiclm.evaluation.fad import ReferenceCache
+from musiclm.evaluation.independent_mulan import IndependentJudge
 from musiclm.evaluation.musicnn import MusicNN
 from musiclm.evaluation.pretrained_judges import TransformersJudge
 from musiclm.evaluation.vggish import VGGish
@@ -38,7 +39,8 @@ class JudgeFiles:
     """A user's own judges; all may be absent."""
 
     judge: Path | None = None
-    """Weights of an independent MuLan, as `musiclm train mulan-judge` writes them."""
+    """Weights of an independent space, as `musiclm train mulan-judge` writes them, or of another
+    MuLan."""
     clap: Path | None = None
     """A folder with CLAP, as `save_pretrained` writes it: another joint space, and for FAD."""
     ast: Path | None = None
@@ -68,9 +70,8 @@ def open_judges(
         embedders += [MuLanEmbedder(musiclm.mulan), CodecEmbedder(musiclm.codec)]
         identities.append(musiclm.sha256)
     if files.judge is not None:
-        other = load_mulan(files.judge).to(runtime.device)
-        spaces["independent"] = MuLanJudge(other)
-        identities.append(module_identity(other))
+        spaces["independent"] = load_judge(files.judge, device=runtime.device)
+        identities.append(sha256_of_file(files.judge))
     if files.clap is not None:
         clap = TransformersJudge("clap", files.clap)
         spaces["clap"] = clap
@@ -114,18 +115,27 @@ def reference_statistics(
     }
 
 
-def load_mulan(path: Path) -> MuLan:
-    """A MuLan from its own weights, or from those of a conditioner.
+def load_judge(path: Path, *, device: torch.device) -> TextAudioModel:
+    """A joint space from a file: an independent one, a MuLan, or the MuLan of a conditioner.
 
     Raises:
         CheckpointError: The file is missing, damaged, or of another model.
+        DependencyError: An independent one needs MusicNN's weights, and they are not installed.
     """
     text = read_config_json(path)
-    if "mulan" in json.loads(text):
-        return Conditioner.load(path).mulan
+    kinds = json.loads(text).keys()
+    if {"features", "tower"} <= kinds:
+        return IndependentJudge.load(path, device=device)
+    if "mulan" in kinds:
+        return MuLanJudge(Conditioner.load(path).mulan.to(device))
+    if not {"audio", "text"} <= kinds:
+        raise CheckpointError(
+            f"{path} holds no space of music and text. Give what `musiclm train mulan-judge` "
+            "writes, or another MuLan's weights."
+        )
     mulan = MuLan(MuLanConfig.from_json(text))
     load_weights(mulan, path)
-    return mulan.eval()
+    return MuLanJudge(mulan.eval().to(device))
 
 
 def codec_treatment(musiclm: MusicLM) -> Treatment:

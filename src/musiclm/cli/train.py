@@ -7,6 +7,7 @@ from rich.console import Console
 
 from musiclm.core.runtime import Runtime
 from musiclm.recipes.components import ComponentName, component_run
+from musiclm.recipes.judge import JudgeComponent, judge_run
 from musiclm.recipes.melody import MelodyComponent, melody_run
 from musiclm.recipes.registry import RecipeName, load_recipe
 from musiclm.training.run_state import checkpoint_folder
@@ -15,7 +16,7 @@ from musiclm.training.trainer import train as run_training
 
 
 def train(  # noqa: PLR0913  (each is an option of the command)
-    component: tyro.conf.Positional[ComponentName | MelodyComponent],
+    component: tyro.conf.Positional[ComponentName | MelodyComponent | JudgeComponent],
     corpus: tyro.conf.Positional[Path],
     *,
     recipe: RecipeName = "mini",
@@ -32,7 +33,8 @@ def train(  # noqa: PLR0913  (each is an option of the command)
     Args:
         component: What to train; codec-decoder lets the decoder of the model's codec learn on
             while the codes stay what they are; melody is the embedder of tunes, melody-stage the
-            model's semantic stage learning to follow them.
+            model's semantic stage learning to follow them; mulan-judge is no part of a model, but
+            an independent space of music and text for the evaluation.
         corpus: A corpus (`musiclm prepare`); for the stages, a token store (`musiclm tokenize`).
         recipe: Sizes, losses and schedule: tiny, mini or paper.
         run_folder: Where checkpoints, metrics, samples and weights go.
@@ -48,6 +50,10 @@ def train(  # noqa: PLR0913  (each is an option of the command)
     if component == "melody" or component == "melody-stage":
         run = melody_run(
             loaded, component, corpus, model, start_from=start_from, is_resumed=is_resumed
+        )
+    elif component == "mulan-judge":
+        run = judge_run(
+            loaded, corpus, runtime=runtime, start_from=start_from, is_resumed=is_resumed
         )
     else:
         run = component_run(

@@ -1,6 +1,7 @@
 """MuLan: music and text in one 128-d space, learned by contrast (MuLan, Section 3)."""
 
 import math
+from abc import abstractmethod
 
 import torch
 from jaxtyping import Float
@@ -61,7 +62,34 @@ def collapsed_loss(batch_size: int) -> float:
     return math.log(2 * (batch_size - 1))
 
 
-class MuLan(nn.Module):
+class JointSpace(nn.Module):
+    """What all joint spaces of music and text share: texts, and the temperature of the contrast."""
+
+    text_tower: TextTower
+    log_temperature: nn.Parameter
+    lowest_temperature: float
+
+    @abstractmethod
+    def embed_heard(
+        self, heard: Float[Tensor, "batch ..."], *, generator: torch.Generator | None = None
+    ) -> Float[Tensor, "batch dim"]:
+        """Unit vectors of what the audio side reads (log-mels, features), one a crop."""
+
+    @property
+    def temperature(self) -> Tensor:
+        """What cosines are divided by in the loss."""
+        return self.log_temperature.exp().clamp(min=self.lowest_temperature)
+
+    def embed_text(self, texts: list[str]) -> Float[Tensor, "batch dim"]:
+        """Unit vectors of texts.
+
+        Raises:
+            PromptError: A text is empty.
+        """
+        return self.text_tower.embed(texts)
+
+
+class MuLan(JointSpace):
     """The joint embedding of music and text; cosine is the measure of agreement."""
 
     def __init__(self, config: MuLanConfig) -> None:
@@ -70,16 +98,18 @@ class MuLan(nn.Module):
         self.audio_tower = AudioTower(config.audio)
         self.text_tower = TextTower(config.text)
         self.log_temperature = nn.Parameter(torch.tensor(math.log(config.initial_temperature)))
+        self.lowest_temperature = config.lowest_temperature
 
     @property
     def sample_rate_hz(self) -> int:
         """Rate of the audio it reads."""
         return self.config.audio.sample_rate_hz
 
-    @property
-    def temperature(self) -> Tensor:
-        """What cosines are divided by in the loss."""
-        return self.log_temperature.exp().clamp(min=self.config.lowest_temperature)
+    def embed_heard(
+        self, heard: Float[Tensor, "batch ..."], *, generator: torch.Generator | None = None
+    ) -> Float[Tensor, "batch dim"]:
+        """Unit vectors of windows of log-mels; the generator draws the masks of training."""
+        return self.audio_tower(heard, generator=generator)
 
     def embed_windows(
         self, samples: Float[Tensor, "batch samples"], *, every: int = 1
@@ -97,11 +127,3 @@ class MuLan(nn.Module):
     def embed_audio(self, samples: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch dim"]:
         """Unit vectors of whole clips: windows averaged and brought back to unit length."""
         return functional.normalize(self.embed_windows(samples).mean(dim=1), dim=-1)
-
-    def embed_text(self, texts: list[str]) -> Float[Tensor, "batch dim"]:
-        """Unit vectors of texts.
-
-        Raises:
-            PromptError: A text is empty.
-        """
-        return self.text_tower.embed(texts)

@@ -5,7 +5,7 @@ import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -22,12 +22,33 @@ from musiclm.core.runtime import RandomStreams
 from musiclm.data.manifest import Caption, Clip, Corpus, Split
 
 
+@runtime_checkable
+class CropStore(Protocol):
+    """Where pairs find what is heard of a clip: log-mels, or features computed from them."""
+
+    @property
+    def corpus(self) -> Corpus:
+        """The clips."""
+        ...
+
+    @property
+    def batch_key(self) -> str:
+        """What the crops are called in a batch."""
+        ...
+
+    def crop(self, clip: Clip, place: float, num_frames: int) -> Float[Tensor, "..."]:
+        """A crop of so many frames, from 0 (the start) to 1 (as late as it fits)."""
+        ...
+
+
 class LogMelStore:
     """Log-mels of a corpus on disk: one float16 array `[frames, mels]` a clip, mapped on use.
 
     A 10-s crop costs one read of 128 kB instead of a thousand Fourier transforms. The folder
     remembers its front end and refuses another.
     """
+
+    batch_key = "log_mel"
 
     def __init__(self, corpus: Corpus, folder: Path, config: LogMelConfig) -> None:
         """Opens or begins a store.
@@ -98,13 +119,13 @@ class PairSourceConfig(Config):
 
 
 class PairSource:
-    """Batches of `log_mel` (`[batch, mels, frames]`), `texts` and `clip_ids`.
+    """Batches of what the store keeps (`log_mel`: `[batch, mels, frames]`), `texts`, `clip_ids`.
 
     The same interface as `training.task.BatchSource`. A training batch is a pure function of the
     seed, step and microbatch; no clip comes twice in one batch, or it would be its own negative.
     """
 
-    def __init__(self, store: LogMelStore, config: PairSourceConfig, *, seed: int) -> None:
+    def __init__(self, store: CropStore, config: PairSourceConfig, *, seed: int) -> None:
         """Takes the clips that have captions for training.
 
         Raises:
@@ -169,7 +190,7 @@ class PairSource:
         frames = self.config.crop_frames
         crops = [self.store.crop(c, place, frames) for c, place in zip(clips, places, strict=True)]
         return {
-            "log_mel": torch.stack(crops),
+            self.store.batch_key: torch.stack(crops),
             "texts": list(texts),
             "clip_ids": [clip.clip_id for clip in clips],
         }

@@ -60,6 +60,11 @@ class MusicNNConfig(Config):
         """Features a frame after the first convolutions."""
         return 2 * self.timbral_filters + len(_TEMPORAL_KERNELS) * self.temporal_filters
 
+    @property
+    def pooled_dim(self) -> int:
+        """Features a window before the hidden layer."""
+        return 2 * (self.frontend_dim + 3 * self.midend_filters)
+
 
 @dataclass(frozen=True)
 class MusicNNOutput:
@@ -67,6 +72,8 @@ class MusicNNOutput:
 
     tag_logits: Float[Tensor, "windows tags"]
     embeddings: Float[Tensor, "windows dim"]
+    pooled: Float[Tensor, "windows features"]
+    """What the embedding is made of: maximum and mean over time of every convolution's features."""
 
     @property
     def clip_tag_logits(self) -> Float[Tensor, " tags"]:
@@ -115,9 +122,8 @@ class MusicNN(nn.Module):
         midend = config.midend_filters
         dims = (config.frontend_dim, midend, midend)
         self.midend = nn.ModuleList([_NormedConvolution(midend, 7, dim) for dim in dims])
-        pooled_dim = 2 * (config.frontend_dim + 3 * midend)
-        self.pooled_norm = nn.BatchNorm1d(pooled_dim, eps=_NORM_EPS)
-        self.hidden = nn.Linear(pooled_dim, EMBEDDING_DIM)
+        self.pooled_norm = nn.BatchNorm1d(config.pooled_dim, eps=_NORM_EPS)
+        self.hidden = nn.Linear(config.pooled_dim, EMBEDDING_DIM)
         self.hidden_norm = nn.BatchNorm1d(EMBEDDING_DIM, eps=_NORM_EPS)
         self.output = nn.Linear(EMBEDDING_DIM, len(config.tags))
         filters = mel_filterbank(SAMPLE_RATE_HZ, FFT_SIZE, NUM_MELS, 0.0, SAMPLE_RATE_HZ / 2)
@@ -189,7 +195,7 @@ class MusicNN(nn.Module):
         stacked = torch.cat(layers, dim=3).squeeze(1)
         pooled = torch.stack([stacked.amax(dim=1), stacked.mean(dim=1)], dim=2).flatten(1)
         embeddings = self.hidden_norm(functional.relu(self.hidden(self.pooled_norm(pooled))))
-        return MusicNNOutput(self.output(embeddings), embeddings)
+        return MusicNNOutput(self.output(embeddings), embeddings, pooled)
 
     @torch.no_grad()
     def analyse(self, waveform: Waveform) -> MusicNNOutput:
@@ -211,6 +217,7 @@ class MusicNN(nn.Module):
         return MusicNNOutput(
             torch.cat([part.tag_logits for part in parts]).cpu(),
             torch.cat([part.embeddings for part in parts]).cpu(),
+            torch.cat([part.pooled for part in parts]).cpu(),
         )
 
 

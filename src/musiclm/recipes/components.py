@@ -28,7 +28,6 @@ from musiclm.data.pairs import LogMelStore, PairSource
 from musiclm.data.token_source import TokenCropSource
 from musiclm.recipes.recipe import (
     CodecRecipe,
-    MuLanRecipe,
     Recipe,
     SemanticRecipe,
     StageName,
@@ -51,7 +50,6 @@ ComponentName = Literal[
     "codec-decoder",
     "semantic",
     "mulan",
-    "mulan-judge",
     "semantic-stage",
     "coarse-stage",
     "coarse-only-stage",
@@ -88,8 +86,7 @@ def component_run(
     Args:
         recipe: Sizes, losses and schedules.
         component: What to train. `codec-decoder` goes on with the decoder of a model's codec
-            while its codes stay what they are, so that the stages stay valid. `mulan-judge` is
-            a second MuLan, of another seed and half of the wordings, for the evaluation.
+            while its codes stay what they are, so that the stages stay valid.
             `coarse-only-stage` is the paper's ablation: a coarse stage without semantic tokens.
         data: A corpus; for the stages, a token store.
         model: The folder with the parts trained before; stages that read conditioning need its
@@ -120,8 +117,6 @@ def component_run(
         run = _semantic_run(recipe.semantic, data, is_started=is_started)
     else:
         corpus = Corpus.open(data)
-        if component == "mulan-judge":
-            recipe = recipe.model_copy(update={"mulan": _judge(recipe.mulan)})
         part = recipe.mulan
         mulan = MuLanTask(build_mulan(recipe, corpus), part.task)
         pairs = PairSource(log_mel_store(recipe, corpus), part.pairs, seed=part.trainer.seed)
@@ -129,13 +124,6 @@ def component_run(
     if start_from is not None and not is_resumed:
         load_weights(run.task.model, start_from)
     return run
-
-
-def _judge(part: MuLanRecipe) -> MuLanRecipe:
-    """The same MuLan from another seed and half of the wordings."""
-    trainer = part.trainer.model_copy(update={"seed": part.trainer.seed + 1})
-    pairs = part.pairs.model_copy(update={"wordings": "odd"})
-    return part.model_copy(update={"trainer": trainer, "pairs": pairs})
 
 
 def _decoder_alone(part: CodecRecipe) -> CodecRecipe:

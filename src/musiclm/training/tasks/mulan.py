@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
 
-from musiclm.conditioning.mulan import MuLan, collapsed_loss, contrastive_loss
+from musiclm.conditioning.mulan import JointSpace, collapsed_loss, contrastive_loss
 from musiclm.core.config import Config
 from musiclm.training.diagnostics import Alarm
 from musiclm.training.task import Batch, LossOutput, OptimizerConfig, StepContext, Task
@@ -33,15 +33,19 @@ class MuLanTaskConfig(Config):
 
 
 class MuLanTask(Task):
-    """Batches of `log_mel` and `texts` (`data/pairs.py`) through both towers.
+    """Batches of what is heard and `texts` (`data/pairs.py`) through both towers.
 
     One forward pass serves two optimizers. The first loss reaches everything but the warm-started
     text layers; the second one reaches those alone, through the text projection as it was before
     its update. Both are taken at the same point, so the gradients are those of one joint loss.
     """
 
-    def __init__(self, mulan: MuLan, config: MuLanTaskConfig) -> None:
+    def __init__(
+        self, mulan: JointSpace, config: MuLanTaskConfig, *, heard: str = "log_mel"
+    ) -> None:
+        """Takes the towers; `heard` is the name, in a batch, of what the audio side reads."""
         self.config = config
+        self._heard = heard
         self._mulan = mulan
         self._alarm = Alarm("MuLan collapse", patience=50)
         self._last_ratio = torch.zeros(())
@@ -54,7 +58,7 @@ class MuLanTask(Task):
 
     @property
     def model(self) -> nn.Module:
-        """MuLan."""
+        """MuLan, or another joint space."""
         return self._mulan
 
     @property
@@ -75,8 +79,9 @@ class MuLanTask(Task):
             loss = contrastive_loss(scratch["audio"], scratch["text"], scratch["temperature"])
             return LossOutput(loss, {})
         mulan = self._mulan
-        with torch.autocast(batch["log_mel"].device.type, torch.bfloat16, self._is_bf16()):
-            audio = mulan.audio_tower(batch["log_mel"], generator=context.generator)
+        heard: Tensor = batch[self._heard]
+        with torch.autocast(heard.device.type, torch.bfloat16, self._is_bf16()):
+            audio = mulan.embed_heard(heard, generator=context.generator)
             if context.progress < self.config.text_rest_fraction:
                 pooled = self._pooled_at_rest(batch["texts"])
             else:
@@ -123,7 +128,7 @@ class MuLanTask(Task):
     def validation_metrics(self, batch: Batch) -> Mapping[str, float]:
         """Loss, retrieval in the batch, and the cosine of right pairs beyond wrong ones."""
         mulan = self._mulan
-        audio = mulan.audio_tower(batch["log_mel"])
+        audio = mulan.embed_heard(batch[self._heard])
         text = mulan.text_tower.embed(batch["texts"])
         scores = text @ audio.T
         own = scores.diagonal().mean()
