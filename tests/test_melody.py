@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from musiclm.audio.pitch import track_pitch
+from musiclm.audio.pitch import held_tones, track_pitch
 from musiclm.audio.waveform import Waveform
 from musiclm.conditioning.interval_profile import discriminants, window_profiles
 from musiclm.conditioning.log_frequency import LogFrequency, LogFrequencyConfig, tuning_bins
@@ -34,7 +34,7 @@ from musiclm.evaluation.melody import (
 )
 from musiclm.evaluation.seams import measure_seams
 from musiclm.evaluation.transcription import HeardNote, Transcript, notes_of
-from musiclm.generation.melody_prompt import diagnose, without_silent_ends
+from musiclm.generation.melody_prompt import diagnose, is_clipped, without_silent_ends
 from musiclm.recipes.melody import melody_recipe
 from musiclm.stages.extension import melody_segment, with_segment
 from musiclm.tokens.spec import TokenSpec
@@ -365,12 +365,54 @@ def test_bad_melodies_are_told_from_good_ones():
     assert found(speech) == "speech"
 
 
+def test_a_recording_too_loud_is_found_at_any_level_and_a_sine_is_not_one():
+    hum = torch.from_numpy(sing(np.random.default_rng(1), line(seconds=3.0), 3.0, "hum", RATE))
+    cut = (4 * hum / hum.abs().max()).clamp(-1, 1)
+    assert is_clipped(cut)
+    assert is_clipped(0.2 * cut)
+    assert not is_clipped(hum)
+    assert not is_clipped(0.9 * torch.sin(2 * torch.pi * 440 * torch.arange(3 * RATE) / RATE))
+    assert not is_clipped(torch.zeros(RATE))
+
+
+def test_music_of_several_instruments_is_a_melody_and_what_only_strikes_is_not():
+    # No two tones here have a common period that autocorrelation could find.
+    times = torch.arange(4 * RATE) / RATE
+    band = torch.zeros(4 * RATE)
+    for number, pitch in enumerate((43.2, 55.1, 62.4, 66.7, 70.3, 75.9)):
+        hz = 440 * 2 ** ((pitch - 69) / 12)
+        stroke = torch.exp(-2 * ((times + 0.13 * number) % 0.6))
+        band += stroke * sum(torch.sin(2 * torch.pi * hz * n * times) / n for n in (1, 2, 3))
+    strokes = 3 * noise(4.0) * torch.exp(-12 * (times % 0.5))
+    mixed = Waveform(0.1 * band + 0.3 * strokes, RATE)
+    assert float((track_pitch(mixed).clarity > 0.8).float().mean()) < 0.25
+    assert diagnose(mixed, track_pitch(mixed)) == "melody"
+    assert held_tones(mixed) > 0.5
+    for other in (strokes, noise(4.0), noise(4.0).cumsum(0), torch.zeros(100)):
+        assert held_tones(Waveform(other, RATE)) < 0.1
+
+
 def test_silent_ends_are_trimmed():
     hum = torch.from_numpy(sing(np.random.default_rng(1), line(seconds=3.0), 3.0, "whistle", RATE))
     gap = torch.zeros(2 * RATE)
     padded = Waveform(torch.cat([gap, hum, gap]), RATE)
     trimmed = without_silent_ends(padded, track_pitch(padded))
     assert 2.5 < trimmed.duration_seconds < 3.5
+
+
+@pytest.mark.parametrize("snr_db", [40, 20, 12])
+def test_a_microphones_noise_and_knocks_are_trimmed_like_silence(snr_db):
+    rate = 48_000
+    hum = sing(np.random.default_rng(3), line(seconds=5.0), 5.0, "hum", rate)
+    hiss = np.random.default_rng(0).standard_normal((2, 12 * rate)).astype(np.float32)
+    hiss *= np.sqrt((hum**2).mean()) * 10 ** (-snr_db / 20) * 2**0.5
+    recorded = hiss
+    recorded[:, 3 * rate : 8 * rate] += hum
+    recorded[:, rate // 2 : rate // 2 + 200] += 0.5
+    mixed = Waveform(torch.from_numpy(recorded.mean(axis=0)), rate)
+    track = track_pitch(mixed)
+    assert diagnose(mixed, track) == "melody"
+    assert 4.6 < without_silent_ends(mixed, track).duration_seconds < 5.4
 
 
 def test_a_melody_is_recalled_in_another_key_and_a_little_late():

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from musiclm.audio.pitch import PitchTrack, track_pitch
+from musiclm.audio.pitch import PitchTrack, held_tones, track_pitch
 from musiclm.audio.waveform import Waveform
 from musiclm.conditioning.melody_tokenizer import MelodyTokenizer
 
@@ -19,7 +19,10 @@ Finding = Literal["melody", "silence", "noise", "drums", "speech", "clipped"]
 _SILENCE_LEVEL = 1e-3
 _TRIM_BELOW = 0.03
 _KEPT_SECONDS = 0.1
+_QUIET_SHARE = 0.6
+_PITCHED_SHARE = 0.4
 _CLEAR = 0.8
+_LEAST_HELD = 0.3
 _STEADY_SEMITONES = 0.5
 _STEADY_FRAMES = 5
 
@@ -70,16 +73,37 @@ def read_melody(tokenizer: MelodyTokenizer, waveform: Waveform) -> MelodyPrompt:
 
 
 def without_silent_ends(waveform: Waveform, track: PitchTrack) -> Waveform:
-    """The part between the first and the last frame that is not silent, with a little air."""
+    """The part between the first and the last frame that is not silent, with a little air.
+
+    A microphone's noise and knocks count as silence before the first note and after the last: what
+    has no pitch there, and is softer than what lies between.
+    """
     loud = float(torch.quantile(track.levels, 0.95))
-    heard = (track.levels > max(_TRIM_BELOW * loud, _SILENCE_LEVEL)).nonzero()[:, 0]
-    if not len(heard):
+    is_heard = track.levels > max(_TRIM_BELOW * loud, _SILENCE_LEVEL)
+    if not bool(is_heard.any()):
         return waveform
+    first, last = _ends(is_heard)
+    is_pitched = is_heard & (track.clarity > _CLEAR)
+    is_pitched[1:-1] &= is_pitched[:-2] & is_pitched[2:]  # a single frame may be chance
+    low, high = _ends(is_pitched) if bool(is_pitched.any()) else (first, last)
+    # Several instruments at once have a common period by chance only: nothing is cut then.
+    if float(is_pitched[low : high + 1].float().mean()) > _PITCHED_SHARE:
+        softest = _QUIET_SHARE * float(track.levels[low : high + 1].median())
+        if low > first and float(track.levels[first:low].median()) < softest:
+            first = low
+        if high < last and float(track.levels[high + 1 : last + 1].median()) < softest:
+            last = high
     rate = waveform.sample_rate_hz
-    start = max(int(heard[0]) * track.frame_seconds - _KEPT_SECONDS, 0.0)
-    stop = (int(heard[-1]) + 1) * track.frame_seconds + _KEPT_SECONDS
-    first = int(start * rate)
-    return waveform.crop(first, min(int(stop * rate), waveform.num_samples) - first)
+    start = max(first * track.frame_seconds - _KEPT_SECONDS, 0.0)
+    stop = (last + 1) * track.frame_seconds + _KEPT_SECONDS
+    first_sample = int(start * rate)
+    return waveform.crop(first_sample, min(int(stop * rate), waveform.num_samples) - first_sample)
+
+
+def _ends(chosen: Tensor) -> tuple[int, int]:
+    """The first and the last place that is true."""
+    places = chosen.nonzero()[:, 0]
+    return int(places[0]), int(places[-1])
 
 
 def diagnose(waveform: Waveform, track: PitchTrack) -> Finding:
@@ -92,14 +116,26 @@ def diagnose(waveform: Waveform, track: PitchTrack) -> Finding:
     clear = (track.clarity > _CLEAR) & loud
     share = float(clear.sum() / loud.sum().clamp(min=1))
     if share < 0.25:
+        # Several instruments have no common period, but their tones last.
+        if held_tones(waveform) > _LEAST_HELD:
+            return "melody"
         # Strokes die away: most frames are far below the loudest ones.
         swing = torch.quantile(track.levels, 0.95) / torch.quantile(track.levels, 0.4)
         return "drums" if float(swing) > 3 else "noise"
     if steady_share(track, clear) < 0.3:
         return "speech"
-    if float((samples.abs() > 0.995 * peak).float().mean()) > 0.01 and peak > 0.5:
-        return "clipped"
-    return "melody"
+    return "clipped" if is_clipped(samples) else "melody"
+
+
+def is_clipped(samples: Float[Tensor, " samples"]) -> bool:
+    """Whether the wave is cut off at its peak, at whatever level it was stored afterwards.
+
+    A wave that only touches its peak, as a sine does, is about as often just below it.
+    """
+    size = samples.abs() / samples.abs().max().clamp(min=1e-9)
+    at_peak = float((size > 0.995).float().mean())
+    just_below = float(((size > 0.985) & (size <= 0.995)).float().mean())
+    return at_peak > 0.01 and at_peak > 3 * just_below
 
 
 def steady_share(track: PitchTrack, clear: Tensor) -> float:
