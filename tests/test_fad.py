@@ -122,8 +122,13 @@ def test_extrapolation_says_so_when_there_are_too_few_windows_to_fit():
 
 def test_constant_audio_is_refused():
     reference = GaussianStatistics.fit(np.random.default_rng(0).standard_normal((30, 4)))
-    with pytest.raises(DataError, match="silent or constant"):
-        extrapolated_fad(np.ones((30, 4)), reference, generator=np.random.default_rng(0))
+    for value in (1.0, 0.1, 0.37):  # thirty times 0.1 is not quite 3
+        with pytest.raises(DataError, match=r"generated side .* silent or constant"):
+            extrapolated_fad(np.full((30, 4), value), reference, generator=np.random.default_rng(0))
+    point = GaussianStatistics.fit(np.full((30, 4), 0.1))
+    rows = np.random.default_rng(0).standard_normal((30, 4))
+    with pytest.raises(DataError, match=r"reference side .* silent or constant"):
+        extrapolated_fad(rows, point, generator=np.random.default_rng(0))
 
 
 def test_vggish_windows_are_a_second_long_and_start_every_half_second():

@@ -25,6 +25,7 @@ from musiclm.evaluation.embedders import Embedder
 from musiclm.evaluation.intervals import Z_95
 
 _FORMAT = "musiclm-fad-reference-1"
+_LEAST_SPREAD = 1e-12  # variance over squared length; rounding alone is far below, music far above
 
 
 @dataclass(frozen=True)
@@ -66,14 +67,15 @@ def extrapolated_fad(
 
     Raises:
         DataError: Too few windows for a covariance, values that are not finite, no spread at all
-            (constant audio), or a reference of another dimension.
+            on either side (constant audio), or a reference of another dimension.
     """
     whole = GaussianStatistics.fit(generated)
-    if not np.trace(whole.covariance) > 0:
-        raise DataError(
-            "All windows have the same embedding: the clips are silent or constant. FAD would be "
-            "that of a point; check the audio."
-        )
+    for side, statistics in (("generated", whole), ("reference", reference)):
+        if _is_a_point(statistics):
+            raise DataError(
+                f"All windows of the {side} side have the same embedding: the clips are silent or "
+                "constant. FAD would be that of a point; check the audio."
+            )
     fad = frechet_distance(whole, reference)
     num_windows, dim = generated.shape
     smallest = max(dim + 2, num_windows // 3)
@@ -195,6 +197,12 @@ def content_hash(clips: Iterable[Waveform], identity: str = "") -> str:
         digest.update(f"/{clip.sample_rate_hz}/{clip.num_samples}/".encode())
         digest.update(clip.samples.detach().cpu().contiguous().numpy().data)
     return digest.hexdigest()
+
+
+def _is_a_point(statistics: GaussianStatistics) -> bool:
+    """No spread but for rounding: the mean of many equal numbers is not always that number."""
+    size = float(statistics.mean @ statistics.mean)
+    return float(np.trace(statistics.covariance)) <= _LEAST_SPREAD * size
 
 
 def _read(path: Path) -> GaussianStatistics | None:
