@@ -41,7 +41,8 @@ def write_study(plan: EvaluationPlan, folders: Mapping[str, Path], output: Path)
         found = read_study(output)
         if found == wanted or _answers(output, found):
             return found
-        (output / STORE_NAME).unlink(missing_ok=True)  # sessions of the other study, unanswered
+        for suffix in ("", "-wal", "-shm"):  # sessions of the other study, unanswered
+            (output / f"{STORE_NAME}{suffix}").unlink(missing_ok=True)
     write_text_whole(output / STUDY_NAME, wanted.to_json() + "\n")
     return wanted
 

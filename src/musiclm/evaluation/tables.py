@@ -32,7 +32,11 @@ def scores_grid(
     header += [f"FAD {name}" for name in without]
     header.append(f"KLD {report.class_judge}")
     for name in spaces:
-        header += [f"MCC {name}", f"MCC {name}, right - shuffled", f"R@1 / R@10 {name}"]
+        header += [
+            f"MCC {name}, right / shuffled",
+            f"MCC {name}, right - shuffled",
+            f"R@1 / R@10 {name}",
+        ]
     header.append(
         "MUSHRA [95 %]" if study is not None and study.kind == "mushra" else "wins [95 %]"
     )
@@ -41,13 +45,16 @@ def scores_grid(
         cells = [name]
         for embedder in embedders:
             fad = row.fad.get(embedder)
-            cells += ["-", "-"] if fad is None else [_number(fad.fad), _number(fad.fad_infinity)]
+            if fad is None:
+                cells += ["too few windows", "-"]
+            else:
+                cells += [_number(fad.fad), _number(fad.fad_infinity)]
         cells += ["too few windows"] * len(without)
         cells.append("-" if row.kld is None else _interval(row.kld))
         for space in spaces:
             similarity, found = row.similarity[space], row.retrieval[space]
             cells += [
-                f"{similarity.right:.3f}",
+                f"{similarity.right:.3f} / {similarity.shuffled:.3f}",
                 _interval(similarity.difference),
                 f"{found.recall_at_1.value:.1%} / {found.recall_at_10.value:.1%}",
             ]
