@@ -3,7 +3,6 @@
 import json
 import warnings
 
-import numpy as np
 import pytest
 import torch
 
@@ -21,6 +20,7 @@ from musiclm.generation.request import (
     parse_story,
     parse_style_part,
 )
+from musiclm.generation.token_file import TokenSet
 from tests.support.bundle import write_random_bundle
 from tests.support.corpus import tune
 
@@ -264,14 +264,45 @@ def test_a_file_that_changed_since_is_not_taken_for_the_same(folder, clip, tmp_p
         ["calm", "--candidates", "0"],
         ["calm", "--candidates", "2", "--batch", "2"],
         ["calm", "--blend", "-1"],
+        ["calm", "--blend", "5"],
+        ["--story", "@story", "--mix", "1:jazz"],
+        ["--story", "@story", "--style-from", "@clip"],
+        ["calm", "--melody", "@clip", "--keep-from", "@clip"],
+        ["calm", "--keep-from", "@clip", "--duration", "5"],
+        ["--continue-from", "@clip", "--candidates", "2"],
     ],
 )
-def test_impossible_requests_are_one_line(folder, arguments, capsys, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_impossible_requests_are_one_line(folder, clip, arguments, capsys, tmp_path, monkeypatch):
+    (tmp_path / "story.txt").write_text("0:00 calm\n0:05 loud\n")
+    files = {"@clip": clip, "@story": tmp_path / "story.txt"}
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
     with pytest.raises(SystemExit) as stop:
-        run(folder, *arguments)
+        run(folder, *(files.get(argument, argument) for argument in arguments))
     assert stop.value.code == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ")
     assert error.count("\n") == 1
-    assert not np.any(list(tmp_path.iterdir()))
+    assert not list((tmp_path / "work").iterdir())
+    # Said before anything is made: no bar of progress was drawn.
+    assert "semantic" not in error
+
+
+def test_a_record_says_everything_itself(folder, clip, tmp_path, capsys):
+    out = tmp_path / "a.wav"
+    run(folder, "calm", "--duration", 0.5, "--output", out)
+    for asked in (["loud"], ["--melody", clip]):
+        capsys.readouterr()
+        with pytest.raises(SystemExit):
+            run(folder, *asked, "--from", out.with_suffix(".json"), "--output", tmp_path / "b.wav")
+        assert "leave the prompt" in capsys.readouterr().err
+    assert not (tmp_path / "b.wav").exists()
+
+
+def test_a_batch_writes_the_tokens_of_every_piece(folder, tmp_path):
+    options = ("--duration", 0.5, "--batch", 2, "--output", tmp_path / "a.wav")
+    run(folder, "calm", *options, "--tokens", tmp_path / "t.safetensors")
+    names = {"a-1.wav", "a-2.wav", "a-1.json", "a-2.json", "t-1.safetensors", "t-2.safetensors"}
+    assert {path.name for path in tmp_path.iterdir()} == names
+    first, second = (TokenSet.read(tmp_path / f"t-{number}.safetensors") for number in (1, 2))
+    assert not torch.equal(first.acoustic, second.acoustic)

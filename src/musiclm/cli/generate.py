@@ -57,7 +57,8 @@ def generate(  # noqa: PLR0913  (each is an option of the command)
 
     Args:
         prompt: What it should sound like, for instance "a calm violin melody over soft piano".
-        duration: Seconds of music, more than 0 and at most 600; 10 by default, or the story's.
+        duration: Seconds of music, more than 0 and at most 600; by default 10, or the story's, or
+            those of the tokens that are kept.
         seed: The same seed, prompt and model give the same music.
         output: The .wav, .flac or .ogg file to write; a .json beside it says how it was made.
         batch: How many pieces; the seeds count up and the names get numbers.
@@ -65,7 +66,7 @@ def generate(  # noqa: PLR0913  (each is an option of the command)
             prompt in each, and keep the best.
         temperature: Multiplies the temperatures of all stages; lower is safer, higher is wilder.
         guidance: How strongly the prompt steers: 1 as the stages learned it, more is more; the
-            model's own (3 for the bundled one) by default.
+            model's own by default.
         levels: Acoustic levels that are made and heard, coarse ones first; the model's own by
             default (docs/log.md says how they were chosen for the bundled one).
         stream: Write the audio while the rest is still being made, to a .wav file or, with
@@ -78,31 +79,36 @@ def generate(  # noqa: PLR0913  (each is an option of the command)
         style_from: An audio file whose style to take; the same as --mix 1:@FILE.
         continue_from: An audio file to go on with; --duration is that of the new music.
         keep_from: A token file whose semantic tokens are kept: the same tune with a new sound.
-        tokens: Write the tokens of the piece to this .safetensors file too.
+        tokens: Write the tokens of the piece to this .safetensors file too; of a batch, to files
+            with numbers like those of the audio.
         midi: Write the notes that are heard in the result beside it, as a .mid file.
         from_: A .json that an earlier run wrote: makes that piece again.
         model: A model folder or hub id; the bundled model by default.
         device: auto, cpu or cuda.
     """
     record = None if from_ is None else GenerationRecord.read(from_)
+    request = make_request(
+        story=story,
+        blend_seconds=blend,
+        mix=(*mix, *([f"1:@{style_from}"] if style_from else [])),
+        melody=melody,
+        continue_from=continue_from,
+        keep_from=keep_from,
+    )
     if record is not None:
+        _check_nothing_asked(prompt, request)
         prompt, seed, settings = record.prompt, record.seed, record.settings
         request = record.request
     else:
-        request = make_request(
-            story=story,
-            blend_seconds=blend,
-            mix=(*mix, *([f"1:@{style_from}"] if style_from else [])),
-            melody=melody,
-            continue_from=continue_from,
-            keep_from=keep_from,
-        )
         settings = _settings(duration, temperature, guidance, levels, request)
         prompt = _checked_prompt(prompt, request)
     seeds = _seeds(seed, batch, candidates)
+    if candidates > 1:
+        _check_rankable(prompt, request)
     if stream:
         _check_stream(output, num_pieces=len(seeds), wants_more=midi or tokens is not None)
     paths = [output] if stream else _paths(output, batch)
+    token_paths = [] if tokens is None else _numbered(tokens, batch)
     transcriber = Transcriber() if midi else None
     console = Console(stderr=True)
     musiclm = MusicLM.from_pretrained(model, device=device)
@@ -129,8 +135,8 @@ def generate(  # noqa: PLR0913  (each is an option of the command)
         piece.write(path, similarity=None if score is None else score.score)
         if transcriber is not None:
             transcriber.transcribe(piece.waveform).write(path.with_suffix(".mid"))
-    if tokens is not None:
-        pieces[0].tokens.write(tokens)
+    for path, piece in zip(token_paths, pieces, strict=False):
+        piece.tokens.write(path)
     music_seconds = pieces[0].waveform.duration_seconds * len(seeds)
     _say_speed(console, output, music_seconds, seconds)
 
@@ -148,6 +154,8 @@ def _settings(
         raise PromptError(f"The guidance is {guidance}; choose a number from 0 to 20.")
     if levels is not None and not 1 <= levels <= 64:
         raise PromptError(f"{levels} levels were asked for; choose 1 or more.")
+    if duration is not None and request.keep_from is not None:
+        raise PromptError("A piece that keeps tokens is as long as they are: leave --duration out.")
     if duration is None:
         duration = story_duration(request.story) if request.story else _DEFAULT_SECONDS
     return GenerationSettings(
@@ -180,9 +188,31 @@ def _seeds(seed: int, batch: int, candidates: int) -> list[int]:
 def _paths(output: Path, batch: int) -> list[Path]:
     if output.suffix.lower() not in (".wav", ".flac", ".ogg"):
         raise PromptError(f"Cannot write {output.name}: use a .wav, .flac or .ogg name.")
+    return _numbered(output, batch)
+
+
+def _check_nothing_asked(prompt: str | None, request: GenerationRequest) -> None:
+    if prompt is not None or request != GenerationRequest():
+        raise PromptError(
+            "--from makes the piece of its record again: leave the prompt and what else to play "
+            "out."
+        )
+
+
+def _numbered(path: Path, batch: int) -> list[Path]:
+    """The path itself for one piece; `NAME-1`, `NAME-2`, ... for more."""
     if batch == 1:
-        return [output]
-    return [output.with_stem(f"{output.stem}-{index + 1}") for index in range(batch)]
+        return [path]
+    return [path.with_stem(f"{path.stem}-{index + 1}") for index in range(batch)]
+
+
+def _check_rankable(prompt: str, request: GenerationRequest) -> None:
+    """Refuses candidates that nothing could rank, before they are made."""
+    if not (prompt or request.story or request.mix):
+        raise PromptError(
+            "Candidates are ranked by their likeness to a text or a mix: give a prompt, a story or "
+            "--mix, or leave --candidates out."
+        )
 
 
 def _best(
@@ -194,11 +224,6 @@ def _best(
         for piece in pieces
     ]
     scores = [score for score in found if score is not None]
-    if len(scores) < len(pieces):
-        raise PromptError(
-            "Candidates are ranked by their likeness to a text or a mix: give a prompt, a story or "
-            "--mix, or leave --candidates out."
-        )
     order = ranked([score.score for score in scores])
     for place, index in enumerate(order, start=1):
         kept = "  kept" if place == 1 else ""

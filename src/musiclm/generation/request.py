@@ -230,6 +230,16 @@ def make_request(
         lines = [f"{int(start // 60)}:{start % 60:06.3f} {text}" for start, text in story]
         sections = parse_story("\n".join(lines))
 
+    if blend_seconds and not sections:
+        raise PromptError("Styles blend from one section of a story to the next: give a story.")
+    if sections and mix:
+        raise PromptError("A story says what to play: leave the mix out, or make it a section.")
+    if melody is not None and keep_from is not None:
+        raise PromptError(
+            "Kept tokens have their tune already: give a melody to follow or a file to keep, not "
+            "both."
+        )
+
     def reference(path: Path | str | None) -> FileReference | None:
         return None if path is None else FileReference.of(path)
 
