@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Literal
 
+from pydantic import model_validator
+
 from musiclm.conditioning.warm_start import load_encoder, sentence_encoder
 from musiclm.core.config import Config
 from musiclm.core.pretrained import load_weights
@@ -63,6 +65,14 @@ class JudgeRecipe(Config):
         seed=_SEED,
     )
     """The run."""
+
+    @model_validator(mode="after")
+    def _check(self) -> "JudgeRecipe":
+        if self.pairs.crop_frames != self.features.num_windows:
+            raise ValueError(
+                "pairs.crop_frames must be features.num_windows: the frames are windows"
+            )
+        return self
 
 
 def judge_recipe(name: str) -> JudgeRecipe:
