@@ -113,6 +113,7 @@ def test_codec_scores_each_depth_and_level_of_held_out_clips(
     assert set(figures["codings"]) == {"12 levels", "8 levels", "4 levels"}
     assert figures["not_installed"] == ["note_f1", "visqol", "opus"]
     assert figures["codings"]["12 levels"]["visqol"] is None
+    assert all(-100 <= coding["si_sdr_db"]["value"] < 100 for coding in figures["codings"].values())
     levels = figures["levels"]
     assert [level["level"] for level in levels] == list(range(1, 13))
     assert levels[7]["log_mel_db"] == figures["codings"]["8 levels"]["log_mel_db"]

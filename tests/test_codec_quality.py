@@ -10,7 +10,7 @@ import torch
 
 from musiclm.audio.waveform import Waveform
 from musiclm.codec.losses import log_mel_distance_db
-from musiclm.evaluation.codec_quality import NoteListener, note_f1, opus_round_trip
+from musiclm.evaluation.codec_quality import NoteListener, note_f1, opus_round_trip, si_sdr_db
 
 RATE = 24_000
 
@@ -34,6 +34,26 @@ def test_note_f1_triples():
     half = reference.copy()
     half[5:10, 40] = 0.9
     assert math.isclose(note_f1(reference, half), 2 / 3)
+
+
+def test_si_sdr_ignores_scale_and_counts_noise():
+    """The same, a copy that is quieter, noise 20 dB below, an upside-down copy, and silences."""
+    generator = torch.Generator().manual_seed(0)
+    sound, hiss = 0.1 * torch.randn(2, 48_000, generator=generator)
+    assert si_sdr_db(sound, sound) == 100
+    assert si_sdr_db(sound, 0.3 * sound) > 90
+    assert si_sdr_db(sound, sound + 0.1 * hiss) == pytest.approx(20, abs=0.2)
+    assert si_sdr_db(sound, -0.5 * sound + 0.05 * hiss) == pytest.approx(20, abs=0.2)
+    silence = torch.zeros(100)
+    assert si_sdr_db(silence, silence) == 100
+    assert si_sdr_db(silence, hiss[:100]) == si_sdr_db(hiss[:100], silence) == -100
+
+
+def test_stored_si_sdr():
+    """Target 2 of the reference, rest orthogonal to it: 10 log10(4 * 4 / 4)."""
+    reference = torch.tensor([1.0, -1.0, 1.0, -1.0])
+    estimate = 2 * reference + torch.tensor([1.0, 1.0, -1.0, -1.0])
+    assert si_sdr_db(reference, estimate) == pytest.approx(6.020599913279624, rel=1e-12)
 
 
 @pytest.mark.skipif(

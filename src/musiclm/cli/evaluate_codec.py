@@ -96,6 +96,7 @@ def _tables(figures: CodecReport, split: str) -> tuple[Table, Table]:
         "note F1",
         "ViSQOL",
         "log-mel distance (dB)",
+        "SI-SDR (dB)",
         title=f"{figures.num_clips} {split} clips",
     )
     for name, coding in figures.codings.items():
@@ -105,6 +106,7 @@ def _tables(figures: CodecReport, split: str) -> tuple[Table, Table]:
             _shown(coding.note_f1, 3),
             _shown(coding.visqol, 2),
             _shown(coding.log_mel_db, 2),
+            _shown(coding.si_sdr_db, 1),
         )
     levels = Table("level", "log-mel distance (dB)", "gain (dB)", "codebook perplexity")
     for level in figures.levels:

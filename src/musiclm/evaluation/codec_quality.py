@@ -6,6 +6,10 @@ Metrics:
     Note F1: frame-level F1 of the notes that basic-pitch (Bittner 2022) hears in the estimate
         against those it hears in the reference, posterior above 0.3; 1 is best.
     Log-mel distance: mean difference of 80-band log-mel spectra, in decibels; 0 is best.
+    SI-SDR: scale-invariant signal-to-distortion ratio (Le Roux et al. 2019, equation 3) without the
+        mean, in decibels, at most 100 (the same but for rounding) and at least -100. It compares
+        waveforms sample by sample: a codec that makes sound anew with other phases may be below 0
+        however well it sounds.
 """
 
 import importlib.util
@@ -13,17 +17,15 @@ import math
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Float
+from torch import Tensor
 
 from musiclm.audio.waveform import Waveform
-from musiclm.codec.losses import log_mel_distance_db
-from musiclm.codec.soundstream import SoundStream
 from musiclm.core.errors import DependencyError
 
 NOTE_THRESHOLD = 0.3
@@ -33,6 +35,7 @@ _HOP_SAMPLES = 256
 _OVERLAP_FRAMES = 30
 _LOWEST_PITCH = 21
 _OPUS_RATE_HZ = 48_000
+_LARGEST_SDR_DB = 100.0
 
 Posteriors = Float[np.ndarray, "_ 88"]
 
@@ -96,13 +99,20 @@ def note_f1(
     return 2 * int((wanted & given).sum()) / total if total else 1.0
 
 
-def codec_round_trip(codec: SoundStream, waveform: Waveform, num_levels: int) -> Waveform:
-    """What a codec makes of a waveform with its first levels, at its own rate and length."""
-    device = codec.quantizer.quantizers[0].codebook.device
-    samples = waveform.resampled(codec.sample_rate_hz).samples
-    with torch.no_grad():
-        decoded = codec.decode(codec.encode(samples[None].to(device), num_levels))
-    return Waveform(decoded[0, : len(samples)].float().cpu(), codec.sample_rate_hz)
+def si_sdr_db(reference: Float[Tensor, " samples"], estimate: Float[Tensor, " samples"]) -> float:
+    """How far an estimate is from any scaled copy of a reference, in decibels; more is nearer."""
+    reference, estimate = reference.double(), estimate.double()
+    reference, estimate = reference - reference.mean(), estimate - estimate.mean()
+    if torch.equal(reference, estimate):  # two silences too
+        return _LARGEST_SDR_DB
+    energy = float(reference @ reference)
+    if not energy:
+        return -_LARGEST_SDR_DB
+    target = reference * (float(reference @ estimate) / energy)
+    kept, lost = float(target @ target), float((estimate - target).square().sum())
+    if not kept or not lost:
+        return _LARGEST_SDR_DB if kept else -_LARGEST_SDR_DB
+    return min(max(10 * math.log10(kept / lost), -_LARGEST_SDR_DB), _LARGEST_SDR_DB)
 
 
 def opus_round_trip(waveform: Waveform, bitrate_kbps: int) -> Waveform:
@@ -123,74 +133,6 @@ def opus_round_trip(waveform: Waveform, bitrate_kbps: int) -> Waveform:
         _run(["opusdec", "--quiet", "--rate", str(_OPUS_RATE_HZ), str(packed), str(result)])
         decoded = Waveform.read(result, sample_rate_hz=waveform.sample_rate_hz)
     return decoded.crop(0, waveform.num_samples)
-
-
-@dataclass(frozen=True)
-class CodecScore:
-    """The mean over clips, and its standard error, for one way of coding."""
-
-    name: str
-    bitrate_kbps: float
-    note_f1: float
-    note_f1_error: float
-    log_mel_db: float
-    log_mel_db_error: float
-
-
-def evaluate(
-    codec: SoundStream,
-    clips: Sequence[Waveform],
-    *,
-    num_levels: Sequence[int] = (12, 8, 4),
-    opus_kbps: Sequence[int] = (6, 12, 24),
-) -> list[CodecScore]:
-    """Scores a codec at several depths, and Opus at several bitrates, on the same clips.
-
-    Raises:
-        DependencyError: Something the metrics or Opus need is not installed.
-    """
-    listener = NoteListener()
-    originals = [clip.resampled(codec.sample_rate_hz) for clip in clips]
-    wanted = [listener.posteriors(clip) for clip in originals]
-    full_kbps = codec.config.bitrate_bps / 1000
-    depth = codec.config.quantizer.num_quantizers
-    coded: dict[str, tuple[float, list[Waveform]]] = {}
-    for count in num_levels:
-        rounds = [codec_round_trip(codec, clip, count) for clip in originals]
-        coded[f"{count} levels"] = (full_kbps * count / depth, rounds)
-    for bitrate in opus_kbps:
-        coded[f"Opus {bitrate:g}"] = (
-            bitrate,
-            [opus_round_trip(clip, bitrate) for clip in originals],
-        )
-    return [
-        _score(name, bitrate, _figures(listener, originals, wanted, estimates))
-        for name, (bitrate, estimates) in coded.items()
-    ]
-
-
-def _figures(
-    listener: NoteListener,
-    originals: Sequence[Waveform],
-    wanted: Sequence[Posteriors],
-    estimates: Sequence[Waveform],
-) -> Mapping[str, list[float]]:
-    figures: dict[str, list[float]] = {"note_f1": [], "log_mel_db": []}
-    for original, notes, estimate in zip(originals, wanted, estimates, strict=True):
-        figures["note_f1"].append(note_f1(notes, listener.posteriors(estimate)))
-        distance = log_mel_distance_db(original.samples[None], estimate.samples[None])
-        figures["log_mel_db"].append(float(distance))
-    return figures
-
-
-def _score(name: str, bitrate_kbps: float, figures: Mapping[str, list[float]]) -> CodecScore:
-    def error(values: list[float]) -> float:
-        return float(np.std(values, ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else 0.0
-
-    notes, mel = figures["note_f1"], figures["log_mel_db"]
-    return CodecScore(
-        name, bitrate_kbps, float(np.mean(notes)), error(notes), float(np.mean(mel)), error(mel)
-    )
 
 
 def _run(command: Sequence[str]) -> None:

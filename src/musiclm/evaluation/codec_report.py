@@ -16,7 +16,13 @@ from musiclm.audio.waveform import Waveform
 from musiclm.codec.losses import log_mel_distance_db
 from musiclm.codec.soundstream import SoundStream
 from musiclm.core.errors import AudioError, DataError
-from musiclm.evaluation.codec_quality import NoteListener, Posteriors, note_f1, opus_round_trip
+from musiclm.evaluation.codec_quality import (
+    NoteListener,
+    Posteriors,
+    note_f1,
+    opus_round_trip,
+    si_sdr_db,
+)
 from musiclm.evaluation.stage_metrics import unigram_entropy_nats
 from musiclm.evaluation.visqol import Visqol
 
@@ -54,12 +60,14 @@ class CodingReport:
         note_f1: Of the notes heard in the reconstruction; 1 is best.
         visqol: Mean opinion score, at most about 4.73.
         log_mel_db: Log-mel distance; 0 is best.
+        si_sdr_db: Signal-to-distortion ratio; more is nearer, below 0 where phases differ.
     """
 
     bitrate_kbps: float
     note_f1: Mean | None
     visqol: Mean | None
     log_mel_db: Mean
+    si_sdr_db: Mean
 
 
 @dataclass(frozen=True)
@@ -151,6 +159,7 @@ class _Scores:
         self.notes: list[float] = []
         self.opinions: list[float] = []
         self.distances: list[float] = []
+        self.ratios: list[float] = []
 
     def add(
         self,
@@ -165,10 +174,13 @@ class _Scores:
             with contextlib.suppress(AudioError):  # Silent, or shorter than a second.
                 self.opinions.append(judges.visqol.score(original, estimate))
         self.distances.append(_distance(original, estimate))
+        self.ratios.append(si_sdr_db(original.samples, estimate.samples))
 
     def report(self, bitrate_kbps: float) -> CodingReport:
         notes, opinions = (_mean(v) if v else None for v in (self.notes, self.opinions))
-        return CodingReport(bitrate_kbps, notes, opinions, _mean(self.distances))
+        return CodingReport(
+            bitrate_kbps, notes, opinions, _mean(self.distances), _mean(self.ratios)
+        )
 
 
 def _decoded_by_level(codec: SoundStream, original: Waveform) -> tuple[Tensor, list[Waveform]]:

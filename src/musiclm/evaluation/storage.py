@@ -4,12 +4,8 @@ Conventions: `exact` is the model with the more exact weights, `stored` the same
 back from the smaller file. Stages read and are asked for the same held-out tokens (teacher
 forcing); divergences and losses are in nats a token, KL(exact || stored): what stored weights cost
 a reader of music that the exact ones make. Intervals resample crops or clips.
-
-SI-SDR is the scale-invariant signal-to-distortion ratio (Le Roux et al. 2019, equation 3) without
-the mean, in decibels, at most 100 (the same but for rounding) and at least -100.
 """
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -22,10 +18,9 @@ from musiclm.audio.waveform import Waveform
 from musiclm.codec.losses import log_mel_distance_db
 from musiclm.codec.soundstream import SoundStream
 from musiclm.core.errors import DataError
+from musiclm.evaluation.codec_quality import si_sdr_db
 from musiclm.evaluation.distances import Interval, bootstrap_mean
 from musiclm.stages.language_model import Codes, StageModel
-
-_LARGEST_SDR_DB = 100.0
 
 
 @dataclass(frozen=True)
@@ -159,22 +154,6 @@ def compare_codecs(
         exact_log_mel_db=interval(exact_db),
         log_mel_added_db=interval(stored_db - exact_db),
     )
-
-
-def si_sdr_db(reference: Float[Tensor, " samples"], estimate: Float[Tensor, " samples"]) -> float:
-    """How far an estimate is from any scaled copy of a reference, in decibels; more is nearer."""
-    reference, estimate = reference.double(), estimate.double()
-    reference, estimate = reference - reference.mean(), estimate - estimate.mean()
-    if torch.equal(reference, estimate):  # two silences too
-        return _LARGEST_SDR_DB
-    energy = float(reference @ reference)
-    if not energy:
-        return -_LARGEST_SDR_DB
-    target = reference * (float(reference @ estimate) / energy)
-    kept, lost = float(target @ target), float((estimate - target).square().sum())
-    if not kept or not lost:
-        return _LARGEST_SDR_DB if kept else -_LARGEST_SDR_DB
-    return min(max(10 * math.log10(kept / lost), -_LARGEST_SDR_DB), _LARGEST_SDR_DB)
 
 
 @torch.no_grad()
