@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from musiclm.core.errors import DataError
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -85,7 +87,12 @@ def retrieval(
         audio: The vector of the audio each text belongs to, in the same order.
         generator: Draws the bootstrap samples (CPU).
         num_resamples: Bootstrap samples.
+
+    Raises:
+        DataError: There is no pair.
     """
+    if not len(text):
+        raise DataError("There are no pairs of text and audio to rank. Give at least one.")
     places = ranks(text, audio).cpu().double()
     scores = (text @ audio.T).cpu().double()
     count = len(scores)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+import torch
 from jaxtyping import Float
 
 from musiclm.audio.spectrogram import LogMel, LogMelConfig
@@ -48,6 +49,16 @@ class Rhythm:
         return "ternary" if self.ternary > 0 else "binary"
 
 
+def constant_as_silence(waveform: Waveform) -> Waveform:
+    """The waveform, or silence if all its samples are the same: nobody hears a constant.
+
+    Filters ring at its ends, which would pass for onsets and notes.
+    """
+    if bool((waveform.samples != waveform.samples[:1]).any()):
+        return waveform
+    return Waveform(torch.zeros_like(waveform.samples), waveform.sample_rate_hz)
+
+
 def onset_curve(waveform: Waveform) -> Float[np.ndarray, " frames"]:
     """How much louder all bands get, frame by frame, less its mean over a second.
 
@@ -59,7 +70,7 @@ def onset_curve(waveform: Waveform) -> Float[np.ndarray, " frames"]:
             f"Rhythm needs clips of {_LEAST_SECONDS:g} s or more; this one has "
             f"{waveform.duration_seconds:.2f} s."
         )
-    samples = waveform.resampled(_RATE_HZ).samples.float().cpu()
+    samples = constant_as_silence(waveform).resampled(_RATE_HZ).samples.float().cpu()
     log_mel = _front_end()(samples[None])[0].numpy()
     rise = np.diff(log_mel, axis=1, prepend=log_mel[:, :1]).clip(min=0).mean(axis=0)
     second = np.ones(_FRAME_RATE_HZ) / _FRAME_RATE_HZ

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from musiclm.audio.waveform import Waveform
 from musiclm.core.errors import AudioError, DataError
 from musiclm.evaluation.distances import Interval, bootstrap_mean
-from musiclm.evaluation.rhythm import onset_curve
+from musiclm.evaluation.rhythm import constant_as_silence, onset_curve
 
 _RATE_HZ = 11_025
 _FFT_SIZE = 4096
@@ -108,7 +108,7 @@ def frame_chroma(waveform: Waveform) -> Float[np.ndarray, "12 frames"]:
     Raises:
         AudioError: The clip is shorter than one spectrum.
     """
-    samples = waveform.resampled(_RATE_HZ).samples.float().cpu()
+    samples = constant_as_silence(waveform).resampled(_RATE_HZ).samples.float().cpu()
     if samples.shape[0] < _FFT_SIZE:
         raise AudioError(f"Melody needs {_FFT_SIZE / _RATE_HZ:.2f} s of audio or more.")
     spectrum = torch.stft(

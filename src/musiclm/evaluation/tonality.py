@@ -15,6 +15,7 @@ from jaxtyping import Float
 
 from musiclm.audio.waveform import Waveform
 from musiclm.core.errors import AudioError, DataError
+from musiclm.evaluation.rhythm import constant_as_silence
 
 _RATE_HZ = 11_025
 _FFT_SIZE = 4096
@@ -61,7 +62,7 @@ def chroma(waveform: Waveform) -> Float[np.ndarray, " 12"]:
     Raises:
         AudioError: The clip is shorter than one spectrum.
     """
-    samples = waveform.resampled(_RATE_HZ).samples.float().cpu()
+    samples = constant_as_silence(waveform).resampled(_RATE_HZ).samples.float().cpu()
     if samples.shape[0] < _FFT_SIZE:
         raise AudioError(
             f"A key needs {_FFT_SIZE / _RATE_HZ:.2f} s of audio or more; this clip has "
