@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from musiclm.cli.reproduction import memorization_section
 from musiclm.core.errors import DataError
 from musiclm.evaluation.distances import Interval
 from musiclm.evaluation.fad import FadEstimate
@@ -151,6 +152,35 @@ def test_memorization_findings_say_what_the_curves_show():
     assert dull.verdict == "not measured"  # no example matched
     assert exact.verdict == "undecided"  # none of 200 does not show less than 0.2 %
     assert [finding.verdict for finding in memorization_findings(None)] == ["not measured"] * 4
+
+
+def test_dull_continuations_are_told_in_the_findings_and_in_the_report():
+    """Greedy music that holds one token matches nothing, which proves nothing."""
+    dull = tuple(
+        replace(point, entropy_bits=0.01, truth_entropy_bits=4.25) for point in curve([0, 0], 200)
+    )
+    found = MemorizationReport(
+        {"training": dull, "held out": dull},
+        {"training": 200, "held out": 200},
+        Threshold(1.0, 100_000, 9),
+        0.004,
+    )
+    assert found.is_dull
+    assert found.bits == pytest.approx((0.01, 4.25))
+    for finding in memorization_findings(found):
+        assert finding.verdict in ("undecided", "not measured")
+        assert finding.measure.endswith("continuations of 0.01 bits, music of 4.25")
+    section = memorization_section(found)
+    assert "0.01 on average where the music has 4.25" in section.text
+    assert "Read this with care" in section.text
+    assert "--temperature 1" in section.text
+    assert "at most 0.4% above exact transport" in section.text
+    assert section.grid is not None
+    assert section.grid.rows[0][5:] == ("0.01", "-", "4.25")
+    lively = tuple(replace(point, entropy_bits=4.0) for point in dull)
+    told = memorization_section(replace(found, curves={"training": lively}))
+    assert "Read this with care" not in told.text
+    assert "--temperature 1" in told.text
 
 
 def test_share_differences_agree_with_newcombe():

@@ -155,3 +155,6 @@ def test_too_short_examples_and_windows_are_told(trained, centroids):
         usable_prompts(model, CONFIG.model_copy(update={"continuation_frames": 50}))
     with pytest.raises(DataError, match="no examples"):
         measure_memorization(model, {}, centroids, CONFIG)
+    nobody = Examples(planted.conditioning[:0], planted.semantic[:0], ())
+    with pytest.raises(DataError, match="no examples"):
+        measure_memorization(model, {"training": nobody}, centroids, CONFIG)

@@ -133,21 +133,10 @@ def document_of(
             information_grid(result.information),
         ),
     ]
-    if (found := result.memorization) is None:
+    if result.memorization is None:
         sections.append(Section("Memorization", f"Not measured. {result.why_no_memorization}"))
     else:
-        sections.append(
-            Section(
-                "Memorization",
-                "Greedy continuations of training music after T of its semantic tokens. An "
-                f"approximate match costs less than {found.threshold.cost:.3g}, as "
-                f"{found.threshold.num_false_positives} of {found.threshold.num_negatives} wrong "
-                "pairs do. Held-out music is the control." + _dullness_text(found),
-                memorization_grid(found),
-                memorization_picture(found),
-                "memorization.png",
-            )
-        )
+        sections.append(memorization_section(result.memorization))
     sections.append(Section("Listen", examples=tuple(_examples(result, clips))))
     return Document(
         f"MusicLM's evaluation on {result.model_name}",
@@ -170,18 +159,30 @@ def _fad_text(scores: EvaluationReport) -> str:
     return f" Too few windows for FAD ({lacks}): give more captions." if lacks else ""
 
 
-def _dullness_text(report: MemorizationReport) -> str:
-    """A warning where the likeliest continuation is hardly music, and so cannot match any."""
-    points = next(iter(report.curves.values()))
-    said = sum(point.entropy_bits for point in points) / len(points)
-    true = sum(point.truth_entropy_bits for point in points) / len(points)
-    if said > true / 2:
-        return ""
-    return (
-        f"\n\nRead this with care: the greedy continuations have {said:.2f} bits where the music "
-        f"itself has {true:.2f}. A stage that, always taking the likeliest token, stays on the "
-        "same few can hardly match anything, so few matches do not show that little is remembered. "
+def memorization_section(found: MemorizationReport) -> Section:
+    """The curves, how a match was defined, and a warning where greedy music can match nothing."""
+    made, true = found.bits
+    text = (
+        "Greedy continuations of training music after T of its semantic tokens. An approximate "
+        f"match costs less than {found.threshold.cost:.3g}, as "
+        f"{found.threshold.num_false_positives} of {found.threshold.num_negatives} wrong pairs do; "
+        f"costs are Sinkhorn's, at most {found.sinkhorn_excess:.1%} above exact transport where "
+        "both were computed. Held-out music is the control. Bits are the entropy of a "
+        f"continuation's own tokens: {made:.2f} on average where the music has {true:.2f}. "
         "`musiclm evaluate memorization --temperature 1` asks the same with drawn continuations."
+    )
+    if found.is_dull:
+        text += (
+            "\n\nRead this with care: a stage that, always taking the likeliest token, stays on "
+            "the same few can hardly match anything, so few matches do not show that little is "
+            "remembered. Look at drawn continuations too."
+        )
+    return Section(
+        "Memorization",
+        text,
+        memorization_grid(found),
+        memorization_picture(found),
+        "memorization.png",
     )
 
 

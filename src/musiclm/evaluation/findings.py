@@ -154,7 +154,10 @@ def listening_findings(
 
 
 def memorization_findings(report: MemorizationReport | None) -> list[Finding]:
-    """Whether matches rise with the prompt, stay rare, are dull, and rarer on held-out music."""
+    """Whether matches rise with the prompt, stay rare, are dull, and rarer on held-out music.
+
+    Where continuations are so dull that they can match nothing, every measure says so.
+    """
     rise = "Approximate matches rise with T"
     apart = "Training music is matched more than held-out music"
     rare = "Exact matches stay below 0.2 %"
@@ -165,18 +168,20 @@ def memorization_findings(report: MemorizationReport | None) -> list[Finding]:
     points = report.curves[names[0]]
     count = report.num_examples[names[0]]
     first, last = points[0], points[-1]
+    made, true = report.bits
+    care = f"; continuations of {made:.2f} bits, music of {true:.2f}" if report.is_dull else ""
     findings = [
         Finding(
             rise,
             f"share at T = {last.prompt_frames} minus share at T = {first.prompt_frames}, "
-            f"{count} training examples",
+            f"{count} training examples{care}",
             share_difference(last.approximate, first.approximate),
         )
     ]
     if len(names) > 1:
         control = report.curves[names[1]][-1]
         difference = share_difference(last.approximate, control.approximate)
-        how = f"approximate matches at T = {last.prompt_frames}, training minus {names[1]}"
+        how = f"approximate matches at T = {last.prompt_frames}, training minus {names[1]}{care}"
         findings.append(Finding(apart, how, difference))
     else:
         findings.append(Finding(apart, "", None))
@@ -186,11 +191,11 @@ def memorization_findings(report: MemorizationReport | None) -> list[Finding]:
         Finding(
             rare,
             f"0.2 % minus the largest share ({exact:.2%}, T = {worst.prompt_frames}), {count} "
-            "training examples",
+            f"training examples{care}",
             Interval(0.002 - exact, 0.002 - worst.exact.high, 0.002 - worst.exact.low),
         )
     )
-    how = f"bits of all continuations - bits of matches, T = {last.prompt_frames}"
+    how = f"bits of all continuations - bits of matches, T = {last.prompt_frames}{care}"
     findings.append(Finding(dull, how, last.entropy_gap))
     return findings
 

@@ -148,6 +148,23 @@ class MemorizationReport:
     threshold: Threshold
     sinkhorn_excess: float
 
+    @property
+    def bits(self) -> tuple[float, float]:
+        """Mean entropy of the first set's continuations, and of the true ones, over all T."""
+        points = next(iter(self.curves.values()))
+        made = sum(point.entropy_bits for point in points) / len(points)
+        return made, sum(point.truth_entropy_bits for point in points) / len(points)
+
+    @property
+    def is_dull(self) -> bool:
+        """Whether the continuations say less than half of what the music says.
+
+        A stage that stays on the same few tokens can match hardly anything, so few matches do not
+        show that little is remembered.
+        """
+        made, true = self.bits
+        return made < true / 2
+
 
 def measure_memorization(
     model: StageModel,
@@ -164,9 +181,10 @@ def measure_memorization(
         config: T and the false positives allowed.
 
     Raises:
-        DataError: No set, examples that are too short, or too few for the false-positive rate.
+        DataError: No set, a set without examples, examples that are too short, or too few for the
+            false-positive rate.
     """
-    if not sets:
+    if not sets or not all(examples.groups for examples in sets.values()):
         raise DataError("There are no examples to prompt with; give at least the training set.")
     kept = usable_prompts(model, config)
     decoder = make_decoder(model, num_threads=torch.get_num_threads())
