@@ -245,8 +245,9 @@ def test_captions_alone_score_a_model_or_a_folder_of_clips(tmp_path, capsys):
     assert set(made["rows"]) == {"musiclm"}
     assert made["rows"]["musiclm"]["similarity"]["conditioning"]["right"] == pytest.approx(1)
     assert made["rows"]["musiclm"]["fad"] == {}
+    assert "too few windows" not in capsys.readouterr().out  # nothing to compare with was given
     folder = tmp_path / "mine"
-    for name, lead in {"a": "flute", "b": "cello", "0002": "violin"}.items():
+    for name, lead in {"a_30_40": "flute", "b": "cello", "0002": "violin"}.items():
         tone(lead, 3.5).write(folder / f"{name}.wav")
     main(["evaluate", str(folder), "--captions", str(captions), "--report", str(report)])
     mine = json.loads(report.read_text())
@@ -254,6 +255,9 @@ def test_captions_alone_score_a_model_or_a_folder_of_clips(tmp_path, capsys):
     assert mine["num_clips"] == 3
     assert mine["rows"]["mine"]["similarity"]["conditioning"]["difference"]["low"] > 0.5
     assert "1 captions have no clip: d" in capsys.readouterr().out
+    captions.write_text(captions.read_text() + "b,another cello\n")  # two captions of one clip
+    main(["evaluate", str(folder), "--captions", str(captions), "--report", str(report)])
+    assert json.loads(report.read_text())["num_clips"] == 4
     empty = tmp_path / "empty"
     empty.mkdir()
     with pytest.raises(DataError, match="no clip named by"):

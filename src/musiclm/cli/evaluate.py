@@ -173,12 +173,16 @@ def figures_table(figures: EvaluationReport) -> Table:
     table = Table(
         "figure", "row", "value", title=f"{figures.num_clips} clips of {figures.clip_seconds:g} s"
     )
+    embedders = list(dict.fromkeys(name for row in figures.rows.values() for name in row.fad))
     for row, scores in figures.rows.items():
-        if not scores.fad:
-            table.add_row("FAD", row, f"too few windows ({scores.num_windows})")
-        for embedder, fad in scores.fad.items():
-            endless = "" if fad.fad_infinity is None else f" (inf {fad.fad_infinity:.4g})"
-            table.add_row(f"{embedder}-FAD", row, f"{fad.fad:.4g}{endless}")
+        for embedder in embedders:
+            fad = scores.fad.get(embedder)
+            value = "too few windows" if fad is None else f"{fad.fad:.4g}"
+            if fad is not None and fad.fad_infinity is not None:
+                value += f" (inf {fad.fad_infinity:.4g})"
+            table.add_row(f"{embedder}-FAD", row, value)
+    for embedder, why in figures.too_few_windows.items():
+        table.add_row(f"{embedder}-FAD", "all", f"too few windows: {why}")
     for row, kld in _divergences(figures).items():
         table.add_row(
             f"{figures.class_judge}-KLD (nats)", row, f"{kld.mean:.3f}, {_between(kld, '.3f')}"

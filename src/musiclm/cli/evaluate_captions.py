@@ -1,7 +1,7 @@
 """`musiclm evaluate SYSTEM_OR_FOLDER --captions FILE`: any captions, any system, or its clips."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import tyro
@@ -14,7 +14,7 @@ from musiclm.cli.systems import MusicLMSystem, clips_by_name, without
 from musiclm.core.errors import DataError
 from musiclm.core.files import write_text_whole
 from musiclm.data.corpora.captions import read_captions
-from musiclm.evaluation.analysis import AnalysisCache
+from musiclm.evaluation.analysis import TAGGER, AnalysisCache
 from musiclm.evaluation.plan import plan_for_captions
 from musiclm.evaluation.suite import evaluate_systems
 from musiclm.evaluation.systems import fill_folder, read_folder
@@ -68,7 +68,8 @@ def evaluate_captions(  # noqa: PLR0913  (each is an option of the command)
             missing = [row.row_id for row in rows if row.row_id not in found]
             plan = without(plan, kept)
             name = Path(str(source)).name
-            systems = {name: lambda: (Waveform.read(path) for path in found.values())}
+            paths = [found[rows[number].row_id] for number in kept]
+            systems = {name: lambda: (Waveform.read(path) for path in paths)}
         else:
             folder = report.with_name(f"{report.stem}-clips")
             system = MusicLMSystem(musiclm)
@@ -77,15 +78,22 @@ def evaluate_captions(  # noqa: PLR0913  (each is an option of the command)
         if len(plan.asked) < 2:
             raise DataError(f"There are clips for {len(plan.asked)} captions; 2 are needed.")
         kept_in = report.with_name(f"{report.stem}-cache")
+        compared = reference_statistics(reference, opened, kept_in) if reference else None
         figures = evaluate_systems(
             plan,
             None,
             systems,
             opened,
-            reference=reference_statistics(reference, opened, kept_in) if reference else None,
+            reference=compared,
             cache=AnalysisCache(kept_in),
             on_progress=say,
         )
+    if compared is not None:
+        heard_by = [TAGGER, *(embedder.name for embedder in opened.embedders)]
+        lacking = {
+            name: f"too little audio in {reference}" for name in heard_by if name not in compared
+        }
+        figures = replace(figures, too_few_windows={**figures.too_few_windows, **lacking})
     document = {
         "format_version": 1,
         "captions": str(captions),

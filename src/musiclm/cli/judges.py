@@ -18,7 +18,7 @@ from musiclm.core.pretrained import load_weights, read_config_json, sha256_of_fi
 from musiclm.core.runtime import Runtime
 from musiclm.data.corpora.folder import AUDIO_SUFFIXES
 from musiclm.evaluation.analysis import Judges, TextAudioModel, Treatment
-from musiclm.evaluation.distances import GaussianStatistics
+from musiclm.evaluation.distances import GaussianStatistics, TooFewWindowsError
 from musiclm.evaluation.embedders import (
     CodecEmbedder,
     Embedder,
@@ -99,8 +99,10 @@ def reference_statistics(
 ) -> dict[str, GaussianStatistics]:
     """What each embedder makes of a folder of audio, computed once.
 
+    Embedders for which there is too little audio are left out.
+
     Raises:
-        DataError: The folder holds no audio, or too little.
+        DataError: The folder holds no audio, or too little for every embedder.
     """
     paths = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in AUDIO_SUFFIXES]
     if not paths:
@@ -109,10 +111,16 @@ def reference_statistics(
     if isinstance(judges.tagger, MusicNN):
         embedders.append(MusicNNEmbedder(judges.tagger))
     cache = ReferenceCache(cache_folder)
-    return {
-        embedder.name: cache.statistics(embedder, lambda: map(Waveform.read, paths))
-        for embedder in embedders
-    }
+    found: dict[str, GaussianStatistics] = {}
+    refused: TooFewWindowsError | None = None
+    for embedder in embedders:
+        try:
+            found[embedder.name] = cache.statistics(embedder, lambda: map(Waveform.read, paths))
+        except TooFewWindowsError as error:
+            refused = error
+    if refused is not None and not found:
+        raise DataError(f"{folder} has too little audio to compare with. {refused}") from refused
+    return found
 
 
 def load_judge(path: Path, *, device: torch.device) -> TextAudioModel:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from musiclm.audio.waveform import Waveform
 from musiclm.core.errors import DataError
-from musiclm.data.corpora.folder import AUDIO_SUFFIXES
+from musiclm.data.corpora.musiccaps import files_by_id
 from musiclm.evaluation.plan import EvaluationPlan
 from musiclm.generation.musiclm import MusicLM
 from musiclm.generation.prompt import GenerationSettings
@@ -32,19 +32,18 @@ class MusicLMSystem:
 def clips_by_name(folder: Path, names: Sequence[str]) -> dict[str, Path]:
     """The audio files of a folder that are named by a caption's id or number.
 
+    An id may be followed by times, as in `-0Gj8-vB1q4_30_40.wav`; folders within count too.
+
     Raises:
         DataError: There is none.
     """
-    files = {
-        path.stem: path
-        for path in sorted(folder.iterdir())
-        if path.suffix.lower() in AUDIO_SUFFIXES
+    numbers = {name: f"{number:04d}" for number, name in enumerate(names)}
+    files = files_by_id(folder, {*names, *numbers.values()})
+    found = {
+        name: files.get(name) or files[number]
+        for name, number in numbers.items()
+        if name in files or number in files
     }
-    found: dict[str, Path] = {}
-    for number, name in enumerate(names):
-        path = files.get(name) or files.get(f"{number:04d}")
-        if path is not None:
-            found[name] = path
     if not found:
         raise DataError(
             f"{folder} holds no clip named by a caption's id or number, such as {names[0]}.wav or "

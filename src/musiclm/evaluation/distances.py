@@ -22,6 +22,10 @@ Squashing = Literal["softmax", "sigmoid"]
 Direction = Literal["reference || generated", "generated || reference"]
 
 
+class TooFewWindowsError(DataError):
+    """A covariance of full rank needs more windows than the embedding has dimensions."""
+
+
 @dataclass(frozen=True)
 class GaussianStatistics:
     """Mean and covariance of a set of embeddings."""
@@ -35,11 +39,12 @@ class GaussianStatistics:
         """The sample mean and unbiased covariance.
 
         Raises:
-            DataError: Too few frames for a covariance of full rank, or values that are not finite.
+            TooFewWindowsError: Too few frames for a covariance of full rank.
+            DataError: Values that are not finite.
         """
         num_frames, dim = embeddings.shape
         if num_frames <= dim:
-            raise DataError(
+            raise TooFewWindowsError(
                 f"FAD over {dim}-d embeddings needs more than {dim} windows; got {num_frames}. "
                 "Give more clips, or longer ones."
             )

@@ -16,7 +16,7 @@ A plan without a corpus (captions alone) has similarity and adherence only, and 
 statistics are given.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -91,7 +91,7 @@ class RowScores:
 class EvaluationReport:
     """The figures of one evaluation, by row.
 
-    `too_few_windows` says by embedder why there is no FAD; empty where there is, or where there is
+    `too_few_windows` says by embedder why no row has an FAD; empty where one has, or where there is
     nothing to compare with.
     """
 
@@ -162,6 +162,7 @@ def evaluate_systems(  # noqa: PLR0913  (what is compared, by whom, with what)
             for name, windows in other_side.embeddings.items()
             if name not in reference
         }
+    too_few |= _rows_with_too_few(rows.values(), reference or {})
     real = rows[FLOOR] if corpus is not None else None
     text = _text_embeddings(plan, judges)
     return EvaluationReport(
@@ -315,6 +316,18 @@ def _shuffled_kld(real: Analysis, plan: EvaluationPlan) -> Interval:
     neighbours = np.roll(real.class_logits, 1, axis=0)
     divergences = kl_divergences(real.class_logits, neighbours)
     return bootstrap_mean(divergences, generator=np.random.default_rng(plan.seed))
+
+
+def _rows_with_too_few(
+    rows: Collection[Analysis], reference: Mapping[str, GaussianStatistics]
+) -> dict[str, str]:
+    """Why no row has an FAD although there is a reference, by embedder."""
+    found: dict[str, str] = {}
+    for name, statistics in reference.items():
+        most = max(row.embeddings[name].shape[0] for row in rows)
+        if most <= statistics.mean.size:
+            found[name] = f"{most} windows, more than {statistics.mean.size} are needed"
+    return found
 
 
 def _has_covariance(windows: Float[np.ndarray, "windows dim"]) -> bool:

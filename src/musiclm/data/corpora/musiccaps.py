@@ -115,7 +115,7 @@ def corpus_from_musiccaps(
     rows = read_musiccaps(captions)
     if not clips.is_dir():
         raise DataError(f"{clips} is no folder. Give the folder of clips named by YouTube id.")
-    found = _files_by_id(clips, {row.ytid for row in rows})
+    found = files_by_id(clips, {row.ytid for row in rows})
     made: list[Clip] = []
     missing: list[str] = []
     unusable: dict[str, str] = {}
@@ -138,8 +138,11 @@ def corpus_from_musiccaps(
     return MusicCapsResult(Corpus(dest, tuple(made)), tuple(missing), unusable)
 
 
-def _files_by_id(folder: Path, ids: set[str]) -> dict[str, Path]:
-    """The audio file of each id; ids themselves may hold dashes and underscores."""
+def files_by_id(folder: Path, ids: set[str]) -> dict[str, Path]:
+    """The audio file of each id, at any depth; ids themselves may hold dashes and underscores.
+
+    A name may go on behind its id, as `-0Gj8-vB1q4_30_40.wav` does.
+    """
     found: dict[str, Path] = {}
     for path in sorted(folder.rglob("*")):
         if path.suffix.lower() not in AUDIO_SUFFIXES or not path.is_file():
