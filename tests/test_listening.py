@@ -291,6 +291,41 @@ def test_a_missing_clip_is_told_before_anyone_listens(folders, tmp_path):
         StudyServer(tmp_path / "study")
 
 
+def test_a_mushra_listener_in_a_real_browser(folders, tmp_path):
+    make_study(folders, "mushra", trials=1, reference="good").write(tmp_path / "study")
+    browser = Browser(tmp_path / "profile")
+    try:
+        with StudyServer(tmp_path / "study") as running:
+            thread = threading.Thread(target=running.serve_forever, args=(0.05,))
+            thread.start()
+            try:
+                browser.open(running.url)
+                browser.wait_for("document.getElementById('start') !== null")
+                browser.run("document.getElementById('start').click()")
+                browser.wait_for("document.querySelectorAll('input[type=range]').length === 3")
+                assert not any(
+                    name in browser.run("document.body.innerText") for name in CONDITIONS
+                )
+                browser.run(
+                    "Promise.all([...document.querySelectorAll('audio')]"
+                    ".map(a => a.play().catch(e => 0))).then(() => 1)"
+                )
+                browser.wait_for("[...document.querySelectorAll('button')].every(b => !b.disabled)")
+                browser.run(
+                    "[...document.querySelectorAll('input')].forEach((slider, place) => {"
+                    "slider.value = 30 * place + 7; slider.oninput(); })"
+                )
+                assert browser.run("document.querySelectorAll('output')[2].textContent") == "67"
+                browser.run("document.querySelector('[data-answer=next]').click()")
+                browser.wait_for("document.getElementById('done') !== null")
+            finally:
+                running.shutdown()
+                thread.join()
+            assert [answer.values for answer in running.store.answers()] == [(7, 37, 67)]
+    finally:
+        browser.close()
+
+
 def test_a_listener_in_a_real_browser(server, tmp_path):
     browser = Browser(tmp_path / "profile")
     try:

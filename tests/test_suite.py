@@ -8,9 +8,11 @@ import pytest
 import torch
 
 from musiclm.audio.waveform import Waveform
+from musiclm.cli.judges import reference_statistics
 from musiclm.core.errors import DataError
 from musiclm.data.manifest import Caption, Clip, Corpus, Labels, write_manifest
 from musiclm.evaluation.analysis import AnalysisCache, Judges, analyse_clips
+from musiclm.evaluation.distances import GaussianStatistics
 from musiclm.evaluation.musicnn import MusicNNOutput
 from musiclm.evaluation.plan import EvaluationPlan, plan_evaluation, read_plan
 from musiclm.evaluation.suite import (
@@ -172,6 +174,44 @@ def test_captions_alone_have_similarity_and_nothing_that_needs_real_audio(plan):
     assert report.rows["a"].similarity["mulan"].difference.low > 0.5
     assert report.rows["a"].fad == {}
     assert report.rows["a"].kld is report.shuffled_kld is None
+
+
+def test_a_row_too_small_for_its_reference_is_told(plan):
+    wide = np.random.default_rng(0).standard_normal((40, 2))
+    for name, count in (("enough", 3), ("few", 1)):
+        asked = plan.model_copy(update={"asked": plan.asked[:2]})
+        made = [tone("flute", float(count), 0.1 + 0.1 * number) for number in range(2)]
+        report = evaluate_systems(
+            asked,
+            None,
+            {name: lambda made=made: made},
+            Judges(FakeTagger()),
+            reference={"musicnn": GaussianStatistics.fit(wide)},
+        )
+        assert set(report.rows[name].fad) == ({"musicnn"} if name == "enough" else set())
+        told = {} if name == "enough" else {"musicnn": "2 windows, more than 2 are needed"}
+        assert report.too_few_windows == told
+
+
+class Loudness:
+    """One number a second."""
+
+    name = "loudness"
+    identity = "loudness"
+
+    def embed(self, waveform: Waveform) -> torch.Tensor:
+        return FakeTagger().analyse(waveform).embeddings[:, :1]
+
+
+def test_too_little_reference_audio_for_one_judge_does_not_cost_the_others(tmp_path):
+    folder = tmp_path / "reference"
+    for number in range(2):
+        tone("flute", 1.0, 0.1 + 0.1 * number).write(folder / f"{number}.wav")
+    judges = Judges(FakeTagger(), {}, (CountingEmbedder(), Loudness()))
+    assert set(reference_statistics(folder, judges, tmp_path / "cache")) == {"loudness"}
+    alone = replace(judges, embedders=(CountingEmbedder(),))
+    with pytest.raises(DataError, match=r"too little audio to compare with.* more than 2 windows"):
+        reference_statistics(folder, alone, tmp_path / "cache")
 
 
 class CountingTagger(FakeTagger):
