@@ -37,7 +37,11 @@ def encode(
         # matplotlib is an extra: only who wants a picture needs it.
         from musiclm.evaluation.token_pictures import write_token_picture
 
-        rows = {"semantic": token_set.semantic[None], "acoustic": token_set.acoustic}
+        rows = {
+            "mulan": token_set.conditioning[:, None],  # hold for the whole piece
+            "semantic": token_set.semantic[None],
+            "acoustic": token_set.acoustic,
+        }
         if "melody" in musiclm.config.parts:
             heard = waveform.resampled(musiclm.melody.sample_rate_hz).samples
             heard = heard[None].to(musiclm.runtime.device)

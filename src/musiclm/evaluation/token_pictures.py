@@ -32,7 +32,7 @@ def token_picture(
 
     Args:
         waveform: The audio.
-        streams: Codes by name, over the whole length of the audio.
+        streams: Codes by name, over the whole length of the audio; one frame stands for all of it.
 
     Raises:
         ConfigError: There is no stream.
