@@ -52,7 +52,7 @@ def base(tmp_path_factory, unchecked):
             "semantic-stage",
             "melody-stage",
         ),
-        *("coarse-stage", "fine-stage"),
+        *("coarse-stage", "melody-coarse-stage", "fine-stage"),
     ]
     return base
 
@@ -64,8 +64,9 @@ def plain(base, tmp_path):
     shutil.copytree(base / "work" / "tokens", tmp_path / "work" / "tokens")
     (tmp_path / "model" / "melody.safetensors").unlink()
     (tmp_path / "work" / "tokens" / "melody.safetensors").unlink()
-    stage = base / "work" / "runs" / "semantic-stage" / "last.safetensors"
-    shutil.copy(stage, tmp_path / "model" / "semantic_stage.safetensors")
+    for name in ("semantic", "coarse"):
+        stage = base / "work" / "runs" / f"{name}-stage" / "last.safetensors"
+        shutil.copy(stage, tmp_path / "model" / f"{name}_stage.safetensors")
     return tmp_path
 
 
@@ -84,8 +85,9 @@ def modified(folder: Path) -> dict[str, int]:
 
 def test_the_model_reads_melodies_and_the_store_holds_them(base):
     model = base / "model"
-    assert reads_melody(model / "semantic_stage.safetensors")
-    assert not reads_melody(base / "work" / "runs" / "semantic-stage" / "last.safetensors")
+    for name in ("semantic", "coarse"):
+        assert reads_melody(model / f"{name}_stage.safetensors")
+        assert not reads_melody(base / "work" / "runs" / f"{name}-stage" / "last.safetensors")
     assert has_melody_tokens(base / "work" / "tokens", sha256_of_file(model / "melody.safetensors"))
 
 
@@ -122,8 +124,10 @@ def test_the_part_alone_by_its_commands_is_complete_already(base, capsys):
 def test_a_plain_model_learns_to_follow_melodies_later(base, plain):
     shutil.copytree(base / "corpus", plain / "corpus")
     trained = [line for line in build(plain) if line.endswith(": training")]
-    assert trained == ["melody: training", "melody-stage: training"]
+    names = ("melody", "melody-stage", "melody-coarse-stage")
+    assert trained == [f"{name}: training" for name in names]
     assert reads_melody(plain / "model" / "semantic_stage.safetensors")
+    assert reads_melody(plain / "model" / "coarse_stage.safetensors")
 
 
 def test_a_corpus_without_notes_gives_a_model_without_melody_and_says_so_once(plain):

@@ -146,6 +146,18 @@ def test_float32_weights_are_exact(tmp_path):
     assert read_config_json(tmp_path / "w.safetensors") == '{"a": 1}'
 
 
+def test_a_module_may_go_without_a_part_of_the_file_that_is_named(tmp_path):
+    path, target = tmp_path / "w.safetensors", Small(2)
+    whole = Small(1)
+    whole.register_buffer("luxury", torch.ones(3))
+    save_weights(whole, path, config_json="{}")
+    with pytest.raises(MusicLMError, match="luxury"):
+        load_weights(target, path)
+    load_weights(target, path, spare=["luxury"])
+    assert torch.equal(target.matrix, whole.matrix)
+    assert "luxury" not in target.state_dict()
+
+
 @pytest.mark.parametrize("storage", ["float16", "int8"])
 def test_small_storage_is_close_and_keeps_what_does_not_fit(tmp_path, storage):
     source, target = saved_and_loaded(tmp_path / "w.safetensors", storage)

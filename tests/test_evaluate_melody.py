@@ -16,6 +16,7 @@ from musiclm.cli.melody_following import (
 from musiclm.core.errors import DataError
 from musiclm.data.melody.line import Line
 from tests.support.bundle import write_random_bundle
+from tests.support.corpus import write_corpus
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("musicnn")
@@ -63,6 +64,26 @@ def test_pieces_with_and_without_hums_are_made_once_and_scored(model, tmp_path, 
         run(model, report, *options, "--seed", 1)
     assert stop.value.code == 2
     assert "another model or seed" in capsys.readouterr().err
+
+
+def test_real_pieces_show_how_far_each_measure_goes(model, tmp_path):
+    corpus = write_corpus(tmp_path / "corpus", num_clips=10, seconds=12.0, has_notes=True)
+    options = ("--num-melodies", 0, "--num-hums", 2, "--batch", 2, "--corpus", corpus)
+    found = run(model, tmp_path / "melody.json", *options)["following"]
+    for measure in MEASURES:
+        assert 0 <= found[f"{measure}, in real pieces"]["value"] <= 1
+        assert f"{measure}, in real pieces, times of a wrong tune" in found
+
+
+def test_hums_of_other_tunes_can_be_asked_for(model, tmp_path):
+    first, later = tmp_path / "a.json", tmp_path / "b.json"
+    options = ("--num-melodies", 0, "--num-hums", 2, "--batch", 2)
+    run(model, first, *options)
+    assert run(model, later, *options, "--first-hum", 1)["first_hum"] == 1
+    hum = "{}-pieces/hum-000{}.wav"
+    assert (tmp_path / hum.format("a", 0)).read_bytes() != (
+        tmp_path / hum.format("b", 0)
+    ).read_bytes()
 
 
 def test_tunes_are_found_by_queries_of_each_kind(model, tmp_path):

@@ -25,7 +25,7 @@ def randomise_codebooks(quantizer, generator):
 
 
 def write_random_bundle(folder: Path, *, has_melody: bool = True) -> Path:
-    """Writes every part; with melody tokens and a semantic stage that reads them, if asked."""
+    """Writes every part; with melody tokens and stages that read them, if asked."""
     folder.mkdir(parents=True)
     recipe = load_recipe("tiny")
     streams = RandomStreams(0)
@@ -47,10 +47,11 @@ def write_random_bundle(folder: Path, *, has_melody: bool = True) -> Path:
     save_weights(codec, folder / "codec.safetensors", config_json=codec.config.to_json())
     semantic.save(folder / "semantic.safetensors", storage="float32")
     conditioner.save(folder / "mulan.safetensors", storage="float32")
+    if has_melody:
+        melody.save(folder / "melody.safetensors", storage="float32")
     for name in ("semantic", "coarse", "fine"):
         stage = StageModel(recipe.stage_task(name).stage, generator=generator)
-        if name == "semantic" and has_melody:
-            melody.save(folder / "melody.safetensors", storage="float32")
+        if name != "fine" and has_melody:
             segment = melody_segment(melody.token_spec, 3)
             stage = with_segment(stage, segment, generator)
             torch.nn.init.normal_(stage.embedding(segment).weight, generator=generator)

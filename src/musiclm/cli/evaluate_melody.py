@@ -15,10 +15,12 @@ from torch import Tensor
 
 from musiclm.audio.waveform import Waveform
 from musiclm.cli.held_out import write_report
+from musiclm.cli.melody_ceiling import ceiling_estimates
 from musiclm.cli.melody_following import Followed, HummedPieces, followed_estimates
 from musiclm.conditioning.melody_tokenizer import MelodyTokenizer
 from musiclm.core.errors import DataError
 from musiclm.core.runtime import RandomStreams
+from musiclm.data.manifest import Corpus
 from musiclm.data.melody.line import Line
 from musiclm.data.melody.passages import held_out_passages
 from musiclm.data.melody.voices import VOICE_KINDS, VoiceKind, sing
@@ -37,6 +39,8 @@ def evaluate_melody(  # noqa: PLR0913  (each is an option of the command)
     num_melodies: int = 500,
     num_queries: int = 100,
     num_hums: int = 100,
+    first_hum: int = 0,
+    corpus: Path | None = None,
     pieces: Path | None = None,
     batch: int = 8,
     seed: int = 0,
@@ -53,6 +57,10 @@ def evaluate_melody(  # noqa: PLR0913  (each is an option of the command)
         num_queries: Queries of each kind: another instrument, a hum, a whistle.
         num_hums: Pieces of 10 s that follow a hum; as many more are made without. 0 leaves this
             out.
+        first_hum: Place of the first hummed tune among the held-out passages; others than those a
+            setting was chosen on.
+        corpus: A rendered corpus whose held-out pieces show what the measures say of music that
+            plays the tune itself; as many as hums.
         pieces: The folder of hums and pieces; by default beside the report, with its name.
         batch: Pieces made at once.
         seed: Of voices, prompts and pieces.
@@ -60,10 +68,15 @@ def evaluate_melody(  # noqa: PLR0913  (each is an option of the command)
     """
     if num_melodies and (num_melodies < 2 or not 1 <= num_queries <= num_melodies):
         raise DataError(f"{num_queries} queries among {num_melodies} melodies cannot be ranked.")
-    if num_hums == 1 or num_hums < 0 or batch < 1:
-        raise DataError(f"{num_hums} hums, {batch} at once; at least 2 and 1 are needed.")
+    if num_hums == 1 or min(num_hums, first_hum) < 0 or batch < 1:
+        raise DataError(
+            f"{num_hums} hums from place {first_hum}, {batch} at once; at least 2, 0 and 1 are "
+            "needed."
+        )
+    opened = None if corpus is None else Corpus.open(corpus)
     musiclm = MusicLM.from_pretrained(source, device=device)
-    lines = [line for _, line in held_out_passages(load_library(), max(num_melodies, num_hums))]
+    count = max(num_melodies, first_hum + num_hums)
+    lines = [line for _, line in held_out_passages(load_library(), count)]
     document: dict[str, Any] = {
         "model_name": musiclm.config.name,
         "model_sha256": musiclm.sha256,
@@ -78,11 +91,16 @@ def evaluate_melody(  # noqa: PLR0913  (each is an option of the command)
             table.add_row(f"R@1, {kind}", str(value))
     if num_hums:
         folder = HummedPieces(
-            pieces or report.with_name(f"{report.stem}-pieces"), lines[:num_hums], seed
+            pieces or report.with_name(f"{report.stem}-pieces"),
+            lines[first_hum : first_hum + num_hums],
+            seed,
         )
         rows = _followed(folder, musiclm, num_hums, batch)
         figures = followed_estimates(rows, seed)
-        document["num_hums"] = num_hums
+        if opened is not None:
+            figures |= ceiling_estimates(opened, num_hums, seed)
+            document["corpus"] = str(corpus)
+        document["num_hums"], document["first_hum"] = num_hums, first_hum
         document["following"] = {name: asdict(value) for name, value in figures.items()}
         document["following_by_hum"] = [asdict(row) for row in rows]
         for name, value in figures.items():

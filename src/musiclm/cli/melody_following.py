@@ -69,14 +69,14 @@ class Followed:
 
 
 @dataclass(frozen=True)
-class _Heard:
+class Heard:
     """A piece of `SECONDS` as the transcriber hears it."""
 
     posteriors: Posteriors
     notes: Sequence[HeardNote]
 
 
-MEASURES: Mapping[str, Callable[[_Heard, Sequence[MelodyNote]], float]] = {
+MEASURES: Mapping[str, Callable[[Heard, Sequence[MelodyNote]], float]] = {
     "note recall": lambda heard, tune: note_recall(heard.notes, tune, SECONDS),
     "note recall in any key": lambda heard, tune: note_recall(
         heard.notes, tune, SECONDS, transpositions=ANY_KEY
@@ -171,7 +171,7 @@ class HummedPieces:
             hum, hummed, free = (
                 Waveform.read(self.path(kind, number)) for kind in ("hum", "with", "without")
             )
-            in_hum, in_hummed, in_free = (_heard(listener, w) for w in (hum, hummed, free))
+            in_hum, in_hummed, in_free = (heard_in(listener, w) for w in (hum, hummed, free))
             wrong = tunes[(number + len(tunes) // 2) % len(tunes)]
             instrument = self.instrument(number)
             yield Followed(
@@ -237,12 +237,13 @@ def followed_estimates(rows: Sequence[Followed], seed: int) -> dict[str, Estimat
     return estimates
 
 
-def _heard(listener: NoteListener, waveform: Waveform) -> _Heard:
+def heard_in(listener: NoteListener, waveform: Waveform) -> Heard:
+    """A piece as the measures want it."""
     posteriors = listener.posteriors(waveform)
-    return _Heard(posteriors, notes_of(posteriors))
+    return Heard(posteriors, notes_of(posteriors))
 
 
-def _recalls(heard: _Heard, tune: Sequence[MelodyNote]) -> dict[str, float]:
+def _recalls(heard: Heard, tune: Sequence[MelodyNote]) -> dict[str, float]:
     return {name: measure(heard, tune) for name, measure in MEASURES.items()}
 
 

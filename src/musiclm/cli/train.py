@@ -32,9 +32,9 @@ def train(  # noqa: PLR0913  (each is an option of the command)
 
     Args:
         component: What to train; codec-decoder lets the decoder of the model's codec learn on
-            while the codes stay what they are; melody is the embedder of tunes, melody-stage the
-            model's semantic stage learning to follow them; mulan-judge is no part of a model, but
-            an independent space of music and text for the evaluation.
+            while the codes stay what they are; melody is the embedder of tunes, melody-stage and
+            melody-coarse-stage the model's first two stages learning to follow them; mulan-judge is
+            no part of a model, but an independent space of music and text for the evaluation.
         corpus: A corpus (`musiclm prepare`); for the stages, a token store (`musiclm tokenize`).
         recipe: Sizes, losses and schedule: tiny, mini or paper.
         run_folder: Where checkpoints, metrics, samples and weights go.
@@ -47,7 +47,7 @@ def train(  # noqa: PLR0913  (each is an option of the command)
     """
     runtime = Runtime.choose(device, threads)
     loaded, is_resumed = load_recipe(recipe), checkpoint_folder(run_folder) is not None
-    if component == "melody" or component == "melody-stage":
+    if component == "melody" or component == "melody-stage" or component == "melody-coarse-stage":
         run = melody_run(
             loaded, component, corpus, model, start_from=start_from, is_resumed=is_resumed
         )

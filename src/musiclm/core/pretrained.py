@@ -8,6 +8,7 @@ Everything comes back as float32.
 
 import errno
 import hashlib
+from collections.abc import Collection
 from pathlib import Path
 from typing import Literal
 
@@ -89,8 +90,13 @@ def storage_of(path: Path) -> Storage:
     return "float16" if "F16" in kinds.values() else "float32"
 
 
-def load_weights(module: nn.Module, path: Path) -> None:
+def load_weights(module: nn.Module, path: Path, *, spare: Collection[str] = ()) -> None:
     """Fills a module from what `save_weights` wrote.
+
+    Args:
+        module: What is filled, whole.
+        path: The file.
+        spare: Names that the file may hold though the module does not: a part that it goes without.
 
     Raises:
         CheckpointError: The file is missing, truncated, foreign, or does not fit the module.
@@ -110,10 +116,10 @@ def load_weights(module: nn.Module, path: Path) -> None:
                 f"{path}: {name!r} is {list(tensors[name].shape)}, the config says "
                 f"{list(tensor.shape)}. Use the config the weights were trained with."
             )
-    extra = sorted(set(tensors) - set(expected))
+    extra = sorted(set(tensors) - set(expected) - set(spare))
     if extra:
         raise CheckpointError(f"{path} holds {extra[0]!r}, which this model does not have.")
-    module.load_state_dict(tensors)
+    module.load_state_dict({name: tensors[name] for name in expected})
 
 
 def sha256_of_file(path: Path) -> str:

@@ -60,6 +60,7 @@ STAGE_OF: dict[ComponentName, StageName] = {
     "coarse-stage": "coarse",
     "fine-stage": "fine",
 }
+_SEMANTIC_TABLE = ("embeddings.semantic.weight",)
 _SPELLING = "abcdefghijklmnopqrstuvwxyz0123456789.,;:!?'()-/#&"
 
 
@@ -87,7 +88,8 @@ def component_run(
         recipe: Sizes, losses and schedules.
         component: What to train. `codec-decoder` goes on with the decoder of a model's codec
             while its codes stay what they are, so that the stages stay valid.
-            `coarse-only-stage` is the paper's ablation: a coarse stage without semantic tokens.
+            `coarse-only-stage` is the paper's ablation: a coarse stage without semantic tokens; it
+            may start from the whole model's coarse stage and go on without them.
         data: A corpus; for the stages, a token store.
         model: The folder with the parts trained before; stages that read conditioning need its
             `mulan.safetensors`, those that start from codebooks all three tokenizers.
@@ -122,7 +124,8 @@ def component_run(
         pairs = PairSource(log_mel_store(recipe, corpus), part.pairs, seed=part.trainer.seed)
         run = ComponentRun(mulan, pairs, part.trainer)
     if start_from is not None and not is_resumed:
-        load_weights(run.task.model, start_from)
+        spare = _SEMANTIC_TABLE if component == "coarse-only-stage" else ()
+        load_weights(run.task.model, start_from, spare=spare)
     return run
 
 

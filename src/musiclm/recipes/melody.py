@@ -1,4 +1,4 @@
-"""Melody: the embedder, its tokens, and a semantic stage that learns to follow them."""
+"""Melody: the embedder, its tokens, and the stages that learn to follow them."""
 
 from pathlib import Path
 from typing import Literal, get_args
@@ -20,6 +20,7 @@ from musiclm.recipes.components import ComponentRun
 from musiclm.recipes.recipe import Recipe
 from musiclm.stages.extension import melody_segment, with_segment
 from musiclm.stages.language_model import StageConfig, StageModel
+from musiclm.stages.layout import Segment
 from musiclm.training.fit import ResidualFit
 from musiclm.training.melody_tokenizer import fit_melody_tokenizer
 from musiclm.training.task import OptimizerConfig
@@ -27,14 +28,19 @@ from musiclm.training.tasks.melody import MelodyTask, MelodyTaskConfig
 from musiclm.training.tasks.stage import StageTask
 from musiclm.training.trainer import TrainerConfig
 
-MelodyComponent = Literal["melody", "melody-stage"]
+MelodyComponent = Literal["melody", "melody-stage", "melody-coarse-stage"]
 MELODY_COMPONENTS: tuple[MelodyComponent, ...] = get_args(MelodyComponent)
 MELODY_FILE = "melody.safetensors"
-STAGE_FILE = "semantic_stage.safetensors"
+MelodicStage = Literal["semantic", "coarse"]
+STAGE_OF: dict[MelodyComponent, MelodicStage] = {
+    "melody-stage": "semantic",
+    "melody-coarse-stage": "coarse",
+}
+MELODIC_COMPONENTS: dict[str, MelodyComponent] = {name: c for c, name in STAGE_OF.items()}
 
 
 class MelodyRecipe(Config):
-    """The embedder, its tokens and the stage's fine-tuning."""
+    """The embedder, its tokens and the stages' fine-tuning."""
 
     task: MelodyTaskConfig = MelodyTaskConfig()
     """Embedder and losses."""
@@ -59,10 +65,14 @@ class MelodyRecipe(Config):
     """How the bundled weights are kept."""
     look_ahead_frames: int = Field(default=6, ge=0)
     """Following melody frames that a semantic step sees (0.24 s)."""
+    coarse_look_ahead_frames: int = Field(default=2, ge=0)
+    """Those that a coarse step sees; its semantic tokens have heard what follows already."""
     stage_dropout: float = Field(default=0.35, ge=0, lt=1)
-    """Share of crops that the stage sees without a melody while it is fine-tuned."""
+    """Share of crops that a stage sees without a melody while it is fine-tuned."""
     stage_steps: int = Field(default=2400, gt=0)
-    """Updates of the fine-tuning."""
+    """Updates of the semantic stage's fine-tuning."""
+    coarse_steps: int = Field(default=1600, gt=0)
+    """Updates of the coarse stage's fine-tuning."""
     stage_optimizer: OptimizerConfig = OptimizerConfig(
         learning_rate=6e-4, betas=(0.9, 0.98), weight_decay=0.05, warmup_steps=30
     )
@@ -86,6 +96,7 @@ def melody_recipe(name: str) -> MelodyRecipe:
         start_batches=4,
         fit_batches=2,
         stage_steps=4,
+        coarse_steps=4,
     )
 
 
@@ -98,21 +109,21 @@ def melody_run(
     start_from: Path | None = None,
     is_resumed: bool = False,
 ) -> ComponentRun:
-    """What `training.trainer.train` needs for the embedder or for the stage that reads its tokens.
+    """What `training.trainer.train` needs for the embedder or for a stage that reads its tokens.
 
     Args:
-        recipe: The recipe; its name chooses the melody's sizes, its semantic stage the crops.
-        component: `melody`, or `melody-stage`: the model's semantic stage, fine-tuned with melody
-            tokens as one more, optional segment.
-        data: A rendered corpus; for `melody-stage` a token store with melody tokens.
-        model: The folder with the parts trained before; `melody-stage` needs its `mulan` and
-            `melody` files, and `semantic_stage` unless `start_from` is given.
+        recipe: The recipe; its name chooses the melody's sizes, its stages the crops.
+        component: `melody`, or a stage of the model, fine-tuned with melody tokens as one more,
+            optional segment: `melody-stage` is the semantic one, `melody-coarse-stage` the coarse.
+        data: A rendered corpus; for the stages a token store with melody tokens.
+        model: The folder with the parts trained before; the stages need its `mulan` and `melody`
+            files, and that of the stage unless `start_from` is given.
         start_from: Weights to begin with: of another embedder, or of the stage to fine-tune.
         is_resumed: Whether a checkpoint is going to overwrite the weights, so that the work of a
             start can be spared.
 
     Raises:
-        ConfigError: The stage is asked for without a model folder.
+        ConfigError: A stage is asked for without a model folder.
         CheckpointError: A part of the model is missing.
         DataError: The data cannot be used.
     """
@@ -128,24 +139,30 @@ def melody_run(
             steps = range(part.start_batches)
             task.start_windows(source.written_batch(step, versions=3) for step in steps)
         return ComponentRun(task, source, part.trainer)
+    name = STAGE_OF[component]
+    file = f"{name}_stage.safetensors"
     if model is None:
         raise ConfigError(
-            "melody-stage needs --model, the folder with mulan.safetensors, melody.safetensors and "
-            "semantic_stage.safetensors (or --start-from another semantic stage)."
+            f"{component} needs --model, the folder with mulan.safetensors, melody.safetensors and "
+            f"{file} (or --start-from another {name} stage)."
         )
     tokenizer = MelodyTokenizer.load(model / MELODY_FILE)
-    stage = recipe.semantic_stage
+    stage = recipe.stage(name)
     crops = TokenCropSource(data, stage.crops, seed=stage.trainer.seed)
     source = MelodyCropSource(
         crops, data, tokenizer.token_spec, dropout=part.stage_dropout, seed=stage.trainer.seed
     )
-    trainer = stage.trainer.model_copy(update={"num_steps": part.stage_steps})
-    extended = _with_melody(start_from or model / STAGE_FILE, part, tokenizer, trainer.seed)
-    return ComponentRun(_stage_task(recipe, part, model, extended), source, trainer)
+    is_coarse = name == "coarse"
+    num_steps = part.coarse_steps if is_coarse else part.stage_steps
+    look_ahead = part.coarse_look_ahead_frames if is_coarse else part.look_ahead_frames
+    trainer = stage.trainer.model_copy(update={"num_steps": num_steps})
+    segment = melody_segment(tokenizer.token_spec, look_ahead)
+    extended = _with_melody(start_from or model / file, segment, trainer.seed)
+    return ComponentRun(_stage_task(recipe, name, part, model, extended), source, trainer)
 
 
 def reads_melody(stage: Path) -> bool:
-    """Whether the weights of a semantic stage are of one that follows melodies.
+    """Whether the weights of a stage are of one that follows melodies.
 
     Raises:
         CheckpointError: The file is missing or damaged.
@@ -154,29 +171,28 @@ def reads_melody(stage: Path) -> bool:
     return any(segment.name == "melody" for segment in layout.segments)
 
 
-def _with_melody(
-    path: Path, part: MelodyRecipe, tokenizer: MelodyTokenizer, seed: int
-) -> StageModel:
-    """A trained semantic stage, reading one segment more unless it does already."""
+def _with_melody(path: Path, segment: Segment, seed: int) -> StageModel:
+    """A trained stage, reading one segment more unless it does already."""
     trained = StageModel(StageConfig.from_json(read_config_json(path)))
     load_weights(trained, path)
     if reads_melody(path):
         return trained
-    segment = melody_segment(tokenizer.token_spec, part.look_ahead_frames)
     return with_segment(trained, segment, RandomStreams(seed).generator("init", "melody table"))
 
 
-def _stage_task(recipe: Recipe, part: MelodyRecipe, model: Path, extended: StageModel) -> StageTask:
+def _stage_task(
+    recipe: Recipe, name: MelodicStage, part: MelodyRecipe, model: Path, extended: StageModel
+) -> StageTask:
     """The fine-tuning of a stage that reads melody tokens."""
     conditioner = Conditioner.load(model / "mulan.safetensors")
-    config = recipe.stage_task("semantic").model_copy(
+    config = recipe.stage_task(name).model_copy(
         update={"stage": extended.config, "optimizer": part.stage_optimizer}
     )
     task = StageTask(
         config,
         conditioner.tokenizer.tokenize,
         text_conditioning=conditioner.tokenize_text,
-        generator=RandomStreams(recipe.semantic_stage.trainer.seed).generator("init", "melody"),
+        generator=RandomStreams(recipe.stage(name).trainer.seed).generator("init", "melody"),
     )
     task.model.load_state_dict(extended.state_dict())
     return task

@@ -24,6 +24,7 @@ from musiclm.recipes.components import (
     fit_semantic,
 )
 from musiclm.recipes.melody import (
+    MELODIC_COMPONENTS,
     MELODY_FILE,
     MelodyComponent,
     fit_melody,
@@ -52,9 +53,9 @@ def build_model(
     """Trains every part of a model, in the order they need one another.
 
     Stopped and started again, it goes on where it was: a part whose file is in `output` is done.
-    The semantic stage is done when its weights read melody tokens, in a recipe with melody; a plain
-    one, just trained or found in `output`, is what its fine-tuning begins with. A corpus whose
-    clips do not know their notes gives a model without melody.
+    The first two stages are done when their weights read melody tokens, in a recipe with melody; a
+    plain one, just trained or found in `output`, is what its fine-tuning begins with. A corpus
+    whose clips do not know their notes gives a model without melody.
 
     Args:
         recipe: What to build.
@@ -182,14 +183,14 @@ class _Builder:
             )
 
     def stage(self, component: ComponentName, name: StageName) -> None:
-        """Trains one language model; the semantic one learns to follow melodies at the end."""
+        """Trains one language model; those that can learn to follow melodies at the end."""
         output = self.output / f"{component.replace('-', '_')}.safetensors"
-        is_melodic = name == "semantic" and self.has_melody
-        if output.is_file() and not (is_melodic and not reads_melody(output)):
+        melodic = MELODIC_COMPONENTS.get(name) if self.has_melody else None
+        if output.is_file() and (melodic is None or reads_melody(output)):
             return
         weights = output if output.is_file() else self._trained(component, self.token_store)
-        if is_melodic:
-            weights = self._trained_melody("melody-stage", self.token_store, weights)
+        if melodic is not None:
+            weights = self._trained_melody(melodic, self.token_store, weights)
         config_json = read_config_json(weights)
         model = StageModel(StageConfig.from_json(config_json))
         load_weights(model, weights)
