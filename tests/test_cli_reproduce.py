@@ -23,6 +23,7 @@ from musiclm.evaluation.plan import plan_for_captions, read_plan
 from musiclm.evaluation.systems import System, fill_folder, read_folder
 from musiclm.generation.bundle import BundleConfig
 from musiclm.generation.musiclm import MusicLM
+from tests.support.corpus import write_corpus
 from tests.support.fake_judges import PITCH_OF_LEAD_HZ, FakeMuLan, FakeTagger, tone
 
 
@@ -149,6 +150,13 @@ def test_a_report_is_whole_and_says_what_was_not_measured(corpus, tmp_path):
     assert "not measured" in text
     assert page.count("<audio") == 3 * 6
     assert (output / "study" / "study.json").is_file()
+
+
+@pytest.mark.usefixtures("players")
+def test_another_corpus_may_ask_and_be_compared_with(corpus, tmp_path):
+    trained_on = write_corpus(tmp_path / "trained on", num_clips=4)
+    apart = run(trained_on, tmp_path / "apart", test_corpus=corpus)
+    assert apart["plan"] == run(corpus, tmp_path / "out")["plan"]
 
 
 def test_a_resumed_report_makes_nothing_again_and_is_the_same(corpus, players, tmp_path):

@@ -54,6 +54,7 @@ def reproduce(  # noqa: PLR0913  (each is an option of the command)
     output: tyro.conf.Positional[Path],
     *,
     corpus: Path,
+    test_corpus: Path | None = None,
     tokens: Path | None = None,
     model: str | None = None,
     systems: OtherSystems = OtherSystems(),
@@ -72,7 +73,8 @@ def reproduce(  # noqa: PLR0913  (each is an option of the command)
 
     Args:
         output: Folder of the report, the clips, and a listening study of them.
-        corpus: The corpus the model was trained on; its test split asks and is compared with.
+        corpus: The corpus the model was trained on: retrieval plays it.
+        test_corpus: Whose test split asks and is compared with; that of `corpus` by default.
         tokens: The token store the stages were trained on, for memorization.
         model: A model folder or hub id; the bundled model by default.
         systems: Further systems.
@@ -89,8 +91,9 @@ def reproduce(  # noqa: PLR0913  (each is an option of the command)
     if tokens is not None:
         read_header(tokens)  # a wrong name is told now, not in an hour
     opened = Corpus.open(corpus)
+    tested = opened if test_corpus is None else Corpus.open(test_corpus)
     musiclm = MusicLM.from_pretrained(model, device=device)
-    plan = plan_evaluation(opened, num_clips=num_captions, seed=seed)
+    plan = plan_evaluation(tested, num_clips=num_captions, seed=seed)
     compared = _systems(musiclm, opened, systems)
     treatments = {"codec": codec_treatment(musiclm), "noise at 0 dB": noise_treatment(0.0, seed)}
     judging = open_judges(musiclm, judges, musiclm.runtime, treatments)
@@ -101,7 +104,7 @@ def reproduce(  # noqa: PLR0913  (each is an option of the command)
             fill_folder(system, plan, folders[system.name], batch=batch, on_progress=say)
         scores = evaluate_systems(
             plan,
-            opened,
+            tested,
             {name: _reader(plan, folder) for name, folder in folders.items()},
             judging,
             cache=AnalysisCache(output / "cache"),
@@ -111,7 +114,7 @@ def reproduce(  # noqa: PLR0913  (each is an option of the command)
     memorization, reason = _memorization(
         model, musiclm.sha256, tokens, num_examples, device, output
     )
-    write_real_clips(plan, opened, heard[REAL])
+    write_real_clips(plan, tested, heard[REAL])
     study = write_study(plan, heard, output / "study")
     result = Reproduction(
         musiclm.config.name,
