@@ -155,7 +155,8 @@ def test_semantic_probes_tokens_features_and_mels(corpus, model, tmp_path):
     path = tmp_path / "semantic.json"
     run("semantic", model, "--corpus", str(corpus), "--report", str(path), "--clip-seconds", "4")
     figures = json.loads(path.read_text())
-    assert set(figures["probes"]) == {"tokens", "features", "log-mel"}
+    assert set(figures["probes"]) == {"tokens", "features", "log-mel", "log-mel tokens"}
+    assert set(figures["tokens_above_log_mel_tokens"]) == set(PROBES)
     assert figures["num_tokens"] == 2 * 100
     assert 1 <= figures["token_perplexity"] <= figures["num_codes_used"] + 1e-3
     for probe in PROBES:

@@ -1,7 +1,7 @@
 """The ablation: acoustic tokens directly from conditioning, without the semantic stage (Section 5).
 
 Everything but the coarse stage is that of the whole model; its own coarse stage is trained by
-`musiclm train coarse-only-stage`, with the same sizes, steps and data.
+`musiclm train coarse-only-stage`, with the same sizes and data.
 """
 
 import hashlib

@@ -1,6 +1,5 @@
 """`musiclm evaluate semantic`: what of the music can be read off the semantic tokens."""
 
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 from torch import Tensor
+from torch.nn import functional
 
 from musiclm.cli.held_out import ModelParts, held_out_split, middle, spread, write_report
 from musiclm.data.manifest import Corpus
@@ -26,6 +26,11 @@ from musiclm.evaluation.probes import (
 )
 from musiclm.evaluation.stage_metrics import token_counts, unigram_entropy_nats
 from musiclm.semantic.tokenizer import SemanticTokenizer
+from musiclm.training.fit import fit_kmeans
+
+MEL_TOKENS = "log-mel tokens"
+_FIT_CLIPS = 600
+_FIT_SECONDS = 10.0
 
 
 def evaluate_semantic(  # noqa: PLR0913  (each is an option of the command)
@@ -40,6 +45,9 @@ def evaluate_semantic(  # noqa: PLR0913  (each is an option of the command)
     device: str = "auto",
 ) -> None:
     """Probe semantic tokens for pitch class, lead instrument and tempo, beside raw log-mels.
+
+    Raw log-mels are 80 numbers a frame, tokens one of 1,024; so log-mels cut into as many tokens by
+    the same k-means stand beside them.
 
     Args:
         source: A model folder or hub id; only its semantic.safetensors is needed.
@@ -58,6 +66,8 @@ def evaluate_semantic(  # noqa: PLR0913  (each is an option of the command)
     split = held_out_split(tested)
     chosen = spread(tested.split(split).clips, num_clips)
     tokenizer = parts.semantic
+    rivals = representations(tokenizer, parts.runtime.device)
+    rivals |= {MEL_TOKENS: mel_tokens(opened, rivals["log-mel"], tokenizer)}
     codes: list[Tensor] = []
     for clip in track(chosen, "tokenizing", console=Console(stderr=True)):
         heard = middle(
@@ -76,7 +86,7 @@ def evaluate_semantic(  # noqa: PLR0913  (each is an option of the command)
     )
     probes = run_probes(
         opened,
-        representations(tokenizer, parts.runtime.device),
+        rivals,
         config,
         test_corpus=tested,
     )
@@ -95,7 +105,10 @@ def evaluate_semantic(  # noqa: PLR0913  (each is an option of the command)
             name: {probe: _figures(score) for probe, score in scores.items()}
             for name, scores in probes.scores.items()
         },
-        **{f"{name}_above_log_mel": gains for name, gains in _gains(probes).items()},
+        **{
+            f"{above}_above_{below}".replace("-", "_").replace(" ", "_"): gains
+            for (above, below), gains in _gains(probes).items()
+        },
     }
     write_report(report, "semantic", document)
     Console().print(_table(probes, f"{len(chosen)} {split} clips"))
@@ -104,7 +117,7 @@ def evaluate_semantic(  # noqa: PLR0913  (each is an option of the command)
 
 def representations(
     tokenizer: SemanticTokenizer, device: torch.device
-) -> Mapping[str, Representation]:
+) -> dict[str, Representation]:
     """Tokens, the features they are cut from, and raw log-mels at the same frame rate."""
     tokens = token_representation(tokenizer)
     return {
@@ -117,16 +130,45 @@ def representations(
     }
 
 
+def mel_tokens(
+    corpus: Corpus, log_mel: Representation, tokenizer: SemanticTokenizer
+) -> Representation:
+    """Log-mel frames as one of as many codes as semantic tokens have: k-means on training clips.
+
+    Raises:
+        DataError: The training clips have fewer frames than there are codes.
+    """
+    clips = spread(corpus.split("train").clips, _FIT_CLIPS)
+    frames = [
+        log_mel(
+            middle(
+                corpus, clip, seconds=_FIT_SECONDS, sample_rate_hz=tokenizer.sample_rate_hz
+            ).samples[None]
+        )[0].T
+        for clip in track(clips, "cutting log-mels", console=Console(stderr=True))
+    ]
+    size = tokenizer.token_spec.codebook_size
+    fit = fit_kmeans(torch.cat(frames), size, seed=0)
+
+    def represent(samples: Tensor) -> Tensor:
+        rows = (log_mel(samples)[0].T - fit.mean) / fit.deviation
+        codes = torch.cdist(rows, fit.centroids).argmin(dim=1)
+        return functional.one_hot(codes, size).T[None].float()
+
+    return represent
+
+
 def _figures(score: ProbeScore) -> dict[str, float]:
     """A score without its clips."""
     return {name: value for name, value in asdict(score).items() if name != "by_clip"}
 
 
-def _gains(probes: ProbeReport) -> dict[str, dict[str, Any]]:
-    """How much tokens and features say beyond raw log-mels, with 95 % intervals."""
+def _gains(probes: ProbeReport) -> dict[tuple[str, str], dict[str, Any]]:
+    """How much one says beyond the other, with 95 % intervals."""
+    pairs = (("tokens", "log-mel"), ("features", "log-mel"), ("tokens", MEL_TOKENS))
     return {
-        name: {probe: asdict(gain) for probe, gain in probes.above(name, "log-mel").items()}
-        for name in ("tokens", "features")
+        (above, below): {probe: asdict(gain) for probe, gain in probes.above(above, below).items()}
+        for above, below in pairs
     }
 
 
@@ -134,9 +176,9 @@ def _table(probes: ProbeReport, title: str) -> Table:
     table = Table("representation", *PROBES, title=f"accuracy of linear probes, {title}")
     for name, scores in probes.scores.items():
         table.add_row(name, *(f"{scores[probe].accuracy:.3f}" for probe in PROBES))
-    for name, gains in _gains(probes).items():
+    for (above, below), gains in _gains(probes).items():
         cells = (f"{g['mean']:+.3f} [{g['low']:+.3f}, {g['high']:+.3f}]" for g in gains.values())
-        table.add_row(f"{name} - log-mel", *cells)
+        table.add_row(f"{above} - {below}", *cells)
     chances = next(iter(probes.scores.values()))
     table.add_row("chance", *(f"{chances[probe].chance:.3f}" for probe in PROBES))
     return table
