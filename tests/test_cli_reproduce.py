@@ -10,12 +10,13 @@ import torch
 
 import musiclm.cli.evaluate_captions as captions_verb
 import musiclm.cli.reproduce as verb
+import musiclm.cli.systems as systems
 from musiclm.audio.waveform import Waveform
 from musiclm.cli.main import main
 from musiclm.cli.reproduction_study import write_study
 from musiclm.core.errors import DataError
 from musiclm.core.runtime import Runtime
-from musiclm.data.manifest import Caption, Clip, Labels, write_manifest
+from musiclm.data.manifest import Caption, Clip, Corpus, Labels, write_manifest
 from musiclm.evaluation.analysis import Judges
 from musiclm.evaluation.listening.store import AnswerStore
 from musiclm.evaluation.listening.study import read_study
@@ -92,10 +93,11 @@ def players(monkeypatch) -> dict[str, Player]:
     for module in (verb, captions_verb):
         monkeypatch.setattr(module.MusicLM, "from_pretrained", lambda *_, **__: Bundle())
         monkeypatch.setattr(module, "open_judges", lambda *a: replace(judges, treatments=a[-1]))
-        monkeypatch.setattr(module, "MusicLMSystem", FakeMusicLMSystem)
     FakeMusicLMSystem.player = made["musiclm"]
     monkeypatch.setattr(verb, "codec_treatment", lambda _: lambda clip: clip)
-    monkeypatch.setattr(verb, "RetrievalBaseline", lambda _: made["retrieval"])
+    monkeypatch.setattr(systems, "MusicLMSystem", FakeMusicLMSystem)
+    monkeypatch.setattr(captions_verb, "MusicLMSystem", FakeMusicLMSystem)
+    monkeypatch.setattr(systems, "RetrievalBaseline", lambda _: made["retrieval"])
     monkeypatch.setattr(verb, "ResampledAcoustic", FakeRelative)
     monkeypatch.setattr(verb, "OtherSeed", FakeOther)
     return made
@@ -272,6 +274,68 @@ def test_captions_alone_score_a_model_or_a_folder_of_clips(tmp_path, capsys):
     empty.mkdir()
     with pytest.raises(DataError, match="no clip named by"):
         captions_verb.evaluate_captions(str(empty), captions=captions, report=report)
+
+
+CAPTIONS = "a flute\na cello\na violin\n"
+
+
+@pytest.mark.usefixtures("players")
+def test_captions_alone_score_retrieval_by_its_name(corpus, players, tmp_path):
+    captions, report = tmp_path / "captions.txt", tmp_path / "report.json"
+    captions.write_text(CAPTIONS)
+    command = ["--captions", str(captions), "--report", str(report), "--seconds", "3"]
+    main(["evaluate", "retrieval", *command, "--corpus", str(corpus)])
+    made = json.loads(report.read_text())
+    assert set(made["rows"]) == {"retrieval"}
+    assert made["judge_model"] == "fake"
+    assert players["retrieval"].asked == CAPTIONS.splitlines()
+    assert not players["musiclm"].asked
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("retrieval", "give --corpus FOLDER"),
+        ("no-semantic-stage", r"`musiclm train coarse-only-stage`: give --systems.coarse-only"),
+        ("spectrogram-diffusion", r"`musiclm train-baseline`: give --systems.diffusion FILE"),
+        ("riffusion", "published weights: give --systems.riffusion FOLDER"),
+    ],
+)
+@pytest.mark.usefixtures("players")
+def test_a_baseline_without_what_it_needs_says_what_to_give(name, line, tmp_path):
+    captions = tmp_path / "captions.txt"
+    captions.write_text(CAPTIONS)
+    with pytest.raises(DataError, match=line):
+        captions_verb.evaluate_captions(name, captions=captions, report=tmp_path / "report.json")
+
+
+def test_a_folder_that_is_there_comes_before_a_baseline_of_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert [systems.baseline_named(name) for name in systems.BASELINES] == [*systems.BASELINES]
+    assert systems.baseline_named(None) is None
+    assert systems.baseline_named("owner/retrieval") is None
+    Path("retrieval").mkdir()
+    assert systems.baseline_named("retrieval") is None
+
+
+@pytest.mark.usefixtures("players")
+def test_one_function_opens_the_systems_of_both_verbs(corpus, monkeypatch):
+    opened: list[str] = []
+
+    def opener(name: str) -> Any:
+        return lambda *_: opened.append(name) or Player(name)
+
+    monkeypatch.setattr(systems, "NoSemanticStage", opener("no semantic stage"))
+    monkeypatch.setattr(systems, "SpectrogramDiffusionSystem", opener("spectrogram diffusion"))
+    monkeypatch.setattr(systems.RiffusionSystem, "load", opener("riffusion"))
+    model, folder, file = Bundle(), Corpus.open(corpus), Path("weights.safetensors")
+    both = systems.open_systems(model, folder, systems.OtherSystems(diffusion=file))
+    assert [system.name for system in both] == ["musiclm", "retrieval", "spectrogram diffusion"]
+    everything = systems.OtherSystems(file, file, file)
+    found = [system.name for system in systems.open_systems(model, folder, everything)[2:]]
+    assert found == ["no semantic stage", "spectrogram diffusion", "riffusion"]
+    for name, wanted in zip(systems.BASELINES[1:], found, strict=True):
+        assert systems.open_baseline(name, model, None, everything).name == wanted
 
 
 def test_help_names_the_verbs(capsys):

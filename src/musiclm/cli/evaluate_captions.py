@@ -10,14 +10,22 @@ from rich.console import Console
 from musiclm.audio.waveform import Waveform
 from musiclm.cli.evaluate import figures_table, progress_bar
 from musiclm.cli.judges import JudgeFiles, open_judges, reference_statistics
-from musiclm.cli.systems import MusicLMSystem, clips_by_name, without
+from musiclm.cli.systems import (
+    MusicLMSystem,
+    OtherSystems,
+    baseline_named,
+    clips_by_name,
+    open_baseline,
+    without,
+)
 from musiclm.core.errors import DataError
 from musiclm.core.files import write_text_whole
 from musiclm.data.corpora.captions import read_captions
+from musiclm.data.manifest import Corpus
 from musiclm.evaluation.analysis import TAGGER, AnalysisCache
 from musiclm.evaluation.plan import plan_for_captions
 from musiclm.evaluation.suite import evaluate_systems
-from musiclm.evaluation.systems import fill_folder, read_folder
+from musiclm.evaluation.systems import System, fill_folder, read_folder
 from musiclm.generation.bundle import CONFIG_NAME
 from musiclm.generation.musiclm import MusicLM
 
@@ -28,6 +36,8 @@ def evaluate_captions(  # noqa: PLR0913  (each is an option of the command)
     captions: Path,
     report: Path = Path("evaluation.json"),
     reference: Path | None = None,
+    corpus: Path | None = None,
+    systems: OtherSystems = OtherSystems(),  # noqa: B008  (a frozen value)
     judges: JudgeFiles = JudgeFiles(),  # noqa: B008  (a frozen value)
     model: str | None = None,
     num_captions: int = 200,
@@ -41,13 +51,18 @@ def evaluate_captions(  # noqa: PLR0913  (each is an option of the command)
     Without the captions' own audio there is no KLD; `musiclm evaluate generations` has it.
 
     Args:
-        source: A model folder or hub id (the bundled model by default), whose clips are generated
-            beside the report; or a folder of clips named by a caption's id or number (0000.wav).
+        source: A model folder or hub id (the bundled model by default) or a baseline (retrieval,
+            no-semantic-stage, spectrogram-diffusion, riffusion), whose clips are generated beside
+            the report; or a folder of clips named by a caption's id or number (0000.wav). A folder
+            that is there comes before a baseline of its name.
         captions: A .txt, .csv (MusicCaps' too), .json or .jsonl file.
         report: The .json file to write.
         reference: A folder of audio that FAD compares with; its statistics are kept.
+        corpus: The training clips that retrieval plays.
+        systems: Files of the other baselines; only those of the one that is scored are read.
         judges: A user's own judges.
-        model: The model whose MuLan judges a folder of clips; the bundled one by default.
+        model: The model whose MuLan judges a baseline or a folder of clips, and whose stages the
+            ablation keeps; the bundled one by default.
         num_captions: At most so many, from the start of the file.
         seconds: Length of a clip.
         batch: Clips generated at once.
@@ -58,8 +73,13 @@ def evaluate_captions(  # noqa: PLR0913  (each is an option of the command)
     plan = plan_for_captions([row.text for row in rows], clip_seconds=seconds, seed=seed)
     is_clips = source is not None and Path(source).is_dir()
     is_clips = is_clips and not (Path(str(source)) / CONFIG_NAME).is_file()
+    baseline = baseline_named(source)
     missing: list[str] = []
-    musiclm = MusicLM.from_pretrained(model if is_clips else source, device=device)
+    musiclm = MusicLM.from_pretrained(model if is_clips or baseline else source, device=device)
+    system: System = MusicLMSystem(musiclm)
+    if baseline is not None:
+        training = None if corpus is None else Corpus.open(corpus)
+        system = open_baseline(baseline, musiclm, training, systems)
     opened = open_judges(musiclm, judges, musiclm.runtime, {})
     with progress_bar() as say:
         if is_clips:
@@ -69,12 +89,11 @@ def evaluate_captions(  # noqa: PLR0913  (each is an option of the command)
             plan = without(plan, kept)
             name = Path(str(source)).name
             paths = [found[rows[number].row_id] for number in kept]
-            systems = {name: lambda: (Waveform.read(path) for path in paths)}
+            heard = {name: lambda: (Waveform.read(path) for path in paths)}
         else:
             folder = report.with_name(f"{report.stem}-clips")
-            system = MusicLMSystem(musiclm)
             fill_folder(system, plan, folder, batch=batch, on_progress=say)
-            systems = {system.name: lambda: read_folder(plan, folder)}
+            heard = {system.name: lambda: read_folder(plan, folder)}
         if len(plan.asked) < 2:
             raise DataError(f"There are clips for {len(plan.asked)} captions; 2 are needed.")
         kept_in = report.with_name(f"{report.stem}-cache")
@@ -82,7 +101,7 @@ def evaluate_captions(  # noqa: PLR0913  (each is an option of the command)
         figures = evaluate_systems(
             plan,
             None,
-            systems,
+            heard,
             opened,
             reference=compared,
             cache=AnalysisCache(kept_in),

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +11,6 @@ import tyro
 from rich.console import Console
 
 from musiclm.audio.waveform import Waveform
-from musiclm.baselines.diffusion_system import SpectrogramDiffusionSystem
-from musiclm.baselines.no_semantic import NoSemanticStage
-from musiclm.baselines.retrieval import RetrievalBaseline
-from musiclm.baselines.riffusion import RiffusionSystem
 from musiclm.baselines.token_study import OtherSeed, ResampledAcoustic
 from musiclm.cli.evaluate import progress_bar
 from musiclm.cli.evaluate_memorization import memorization_of
@@ -22,7 +18,7 @@ from musiclm.cli.held_out import ModelParts
 from musiclm.cli.judges import JudgeFiles, codec_treatment, open_judges
 from musiclm.cli.reproduction import Reproduction, document_of
 from musiclm.cli.reproduction_study import REAL, read_results, write_real_clips, write_study
-from musiclm.cli.systems import MusicLMSystem
+from musiclm.cli.systems import MusicLMSystem, OtherSystems, open_systems
 from musiclm.core.errors import DataError
 from musiclm.core.files import write_text_whole
 from musiclm.data.manifest import Corpus
@@ -33,21 +29,9 @@ from musiclm.evaluation.memorization import MemorizationConfig, MemorizationRepo
 from musiclm.evaluation.memorization_file import read_memorization, write_memorization
 from musiclm.evaluation.plan import EvaluationPlan, plan_evaluation
 from musiclm.evaluation.suite import evaluate_systems, noise_treatment
-from musiclm.evaluation.systems import System, fill_folder, read_folder
+from musiclm.evaluation.systems import fill_folder, read_folder
 from musiclm.evaluation.token_information import InformationReport, compare_pairs
 from musiclm.generation.musiclm import MusicLM
-
-
-@dataclass(frozen=True)
-class OtherSystems:
-    """What MusicLM is compared with, beside retrieval; what is absent is told as not measured."""
-
-    coarse_only: Path | None = None
-    """Weights of `musiclm train coarse-only-stage`: the ablation without semantic stage."""
-    diffusion: Path | None = None
-    """Weights that `musiclm train-baseline` wrote: spectrogram diffusion."""
-    riffusion: Path | None = None
-    """A folder with Riffusion's published weights."""
 
 
 def reproduce(  # noqa: PLR0913  (each is an option of the command)
@@ -57,7 +41,7 @@ def reproduce(  # noqa: PLR0913  (each is an option of the command)
     test_corpus: Path | None = None,
     tokens: Path | None = None,
     model: str | None = None,
-    systems: OtherSystems = OtherSystems(),
+    systems: OtherSystems = OtherSystems(),  # noqa: B008  (a frozen value)
     judges: JudgeFiles = JudgeFiles(),  # noqa: B008  (a frozen value)
     num_captions: int = 200,
     num_study: int = 24,
@@ -77,7 +61,7 @@ def reproduce(  # noqa: PLR0913  (each is an option of the command)
         test_corpus: Whose test split asks and is compared with; that of `corpus` by default.
         tokens: The token store the stages were trained on, for memorization.
         model: A model folder or hub id; the bundled model by default.
-        systems: Further systems.
+        systems: Further systems; what is absent is told as not measured.
         judges: Further judges.
         num_captions: Captions that every system gets.
         num_study: Captions of the token study.
@@ -94,7 +78,7 @@ def reproduce(  # noqa: PLR0913  (each is an option of the command)
     tested = opened if test_corpus is None else Corpus.open(test_corpus)
     musiclm = MusicLM.from_pretrained(model, device=device)
     plan = plan_evaluation(tested, num_clips=num_captions, seed=seed)
-    compared = _systems(musiclm, opened, systems)
+    compared = open_systems(musiclm, opened, systems)
     treatments = {"codec": codec_treatment(musiclm), "noise at 0 dB": noise_treatment(0.0, seed)}
     judging = open_judges(musiclm, judges, musiclm.runtime, treatments)
     folders = {system.name: output / "clips" / _slug(system.name) for system in compared}
@@ -136,17 +120,6 @@ def reproduce(  # noqa: PLR0913  (each is an option of the command)
             f"{', '.join(late)}. For a new one move it away and start this again."
         )
     console.print(f"{output / 'report.html'}: done")
-
-
-def _systems(musiclm: MusicLM, corpus: Corpus, others: OtherSystems) -> list[System]:
-    systems: list[System] = [MusicLMSystem(musiclm), RetrievalBaseline(corpus)]
-    if others.coarse_only is not None:
-        systems.append(NoSemanticStage(musiclm, others.coarse_only))
-    if others.diffusion is not None:
-        systems.append(SpectrogramDiffusionSystem(others.diffusion, musiclm.runtime))
-    if others.riffusion is not None:
-        systems.append(RiffusionSystem.load(others.riffusion, musiclm.runtime))
-    return systems
 
 
 def _token_study(  # noqa: PLR0913  (what is compared, and where it goes)
