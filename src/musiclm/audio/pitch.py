@@ -12,6 +12,7 @@ from musiclm.audio.waveform import Waveform
 _RATE_HZ = 12_000
 _HOP = 240
 _WINDOW = 1_200
+_BLOCK_FRAMES = 1_000
 _LOW_HZ = 65.0
 _HIGH_HZ = 2_000.0
 _LONG_WINDOW = 2_400
@@ -40,7 +41,17 @@ def track_pitch(waveform: Waveform) -> PitchTrack:
     """The track of a waveform of any rate; windows of 100 ms, 65 to 2,000 Hz."""
     samples = waveform.resampled(_RATE_HZ).samples.float()
     samples = functional.pad(samples, (_WINDOW // 2, _WINDOW))
-    frames = samples.unfold(0, _WINDOW, _HOP)
+    blocks = samples.unfold(0, _WINDOW, _HOP).split(_BLOCK_FRAMES)  # an hour fits into memory
+    tracks = [_track_frames(block) for block in blocks]
+    return PitchTrack(
+        torch.cat([track.levels for track in tracks]),
+        torch.cat([track.clarity for track in tracks]),
+        torch.cat([track.pitches for track in tracks]),
+    )
+
+
+def _track_frames(frames: Float[Tensor, "frames samples"]) -> PitchTrack:
+    """The track of windows, one by one."""
     frames = frames - frames.mean(dim=1, keepdim=True)
     levels = frames.square().mean(dim=1).sqrt()
     tapered = frames * torch.hann_window(_WINDOW)

@@ -22,6 +22,8 @@ def encode(
 ) -> None:
     """Turn audio into tokens: MuLan, semantic (25 a second) and acoustic (50 x 12 a second).
 
+    Melody tokens (25 a second) too where the model follows melodies and a tune is heard.
+
     Args:
         audio: A WAV, FLAC, OGG or MP3 file of any rate and number of channels.
         tokens: The .safetensors file to write.
@@ -42,15 +44,16 @@ def encode(
             "semantic": token_set.semantic[None],
             "acoustic": token_set.acoustic,
         }
-        if "melody" in musiclm.config.parts:
-            heard = waveform.resampled(musiclm.melody.sample_rate_hz).samples
-            heard = heard[None].to(musiclm.runtime.device)
-            rows = {"melody": musiclm.melody.tokenize(heard)[0], **rows}
+        if token_set.melody is not None:
+            is_absent = token_set.melody == musiclm.melody.token_spec.codebook_size
+            rows = {"melody": token_set.melody.masked_fill(is_absent, -1), **rows}
         write_token_picture(waveform, rows, picture)
     seconds = token_set.num_samples / musiclm.codec.sample_rate_hz
+    heard = "" if token_set.melody is None else ", and the tune in melody tokens"
     Console(stderr=True).print(
         f"{tokens}: {seconds:.2f} s as {token_set.semantic.numel()} semantic and "
-        f"{token_set.acoustic.numel()} acoustic tokens"
+        f"{token_set.acoustic.numel()} acoustic tokens{heard}",
+        soft_wrap=True,
     )
 
 

@@ -32,7 +32,8 @@ def token_picture(
 
     Args:
         waveform: The audio.
-        streams: Codes by name, over the whole length of the audio; one frame stands for all of it.
+        streams: Codes by name, over the whole length of the audio; one frame stands for all of
+            it, and a code below 0 is left white.
 
     Raises:
         ConfigError: There is no stream.
@@ -61,7 +62,8 @@ def token_picture(
     )
     axes[0].set_ylabel("mel band", fontsize=7)
     for axis, (name, codes) in zip(axes[1:], streams.items(), strict=True):
-        colours = np.mod(codes.cpu().numpy() * _SPREAD, 1.0)
+        numbers = codes.cpu().numpy()
+        colours = np.ma.masked_where(numbers < 0, np.mod(numbers * _SPREAD, 1.0))
         axis.imshow(
             colours,
             aspect="auto",

@@ -2,6 +2,7 @@
 
 import warnings
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -21,7 +22,7 @@ from musiclm.generation.material import (
     story_spans,
     style_span,
 )
-from musiclm.generation.melody_prompt import read_melody
+from musiclm.generation.melody_prompt import melody_of_tokens, read_melody
 from musiclm.generation.prompt import checked_duration
 from musiclm.generation.request import GenerationRequest, checked_sections
 from musiclm.generation.token_file import TokenSet
@@ -162,16 +163,23 @@ def _melody(
             "This model follows no melodies: its semantic stage was trained without them. Use a "
             "model that was, or leave --melody out."
         )
-    tokenizer = models.melody
-    prompt = read_melody(tokenizer, Waveform.read(request.melody.checked_path()))
-    if prompt.warning:
-        warnings.warn(prompt.warning, stacklevel=2)
-    spec = tokenizer.token_spec
+    spec = models.melody.token_spec
+    codes = _tune(models.melody, request.melody.checked_path())
     before = torch.full(
         (spec.num_quantizers, round(offset * spec.frame_rate_hz)), spec.codebook_size
     )
     count = -(-int((duration_seconds - offset) * spec.frame_rate_hz * 1000) // 1000) + 1
-    if prompt.codes is None:
+    if codes is None:
         absent = torch.full((spec.num_quantizers, count), spec.codebook_size)
         return torch.cat([before, absent], dim=1)
-    return torch.cat([before, looped(prompt.codes, count)], dim=1)
+    return torch.cat([before, looped(codes, count)], dim=1)
+
+
+def _tune(tokenizer: MelodyTokenizer, path: Path) -> Tensor | None:
+    """The melody tokens of a recording or of a token file; None where no tune is heard."""
+    if path.suffix == ".safetensors":
+        return melody_of_tokens(TokenSet.read(path).melody, tokenizer.token_spec, str(path))
+    prompt = read_melody(tokenizer, Waveform.read(path))
+    if prompt.warning:
+        warnings.warn(prompt.warning, stacklevel=2)
+    return prompt.codes

@@ -1,7 +1,7 @@
 """A melody prompt: whatever a microphone gave, trimmed, looked at, and turned into tokens.
 
 A bad melody never stops the music: it is followed as far as it goes or left out, and one warning
-says what was found.
+says what was found. A token file that has melody tokens gives them as they are.
 """
 
 from dataclasses import dataclass
@@ -14,6 +14,8 @@ from torch import Tensor
 from musiclm.audio.pitch import PitchTrack, held_tones, track_pitch
 from musiclm.audio.waveform import Waveform
 from musiclm.conditioning.melody_tokenizer import MelodyTokenizer
+from musiclm.core.errors import PromptError
+from musiclm.tokens.spec import TokenSpec
 
 Finding = Literal["melody", "silence", "noise", "drums", "speech", "clipped"]
 _SILENCE_LEVEL = 1e-3
@@ -46,11 +48,13 @@ class MelodyPrompt:
         codes: Melody tokens; None when there is no melody to follow.
         finding: What was found in the audio.
         duration_seconds: How much of it is left without the silence at its ends.
+        start_seconds: Where that begins in the recording.
     """
 
     codes: Int[Tensor, "quantizers frames"] | None
     finding: Finding
     duration_seconds: float
+    start_seconds: float
 
     @property
     def warning(self) -> str:
@@ -64,24 +68,73 @@ def read_melody(tokenizer: MelodyTokenizer, waveform: Waveform) -> MelodyPrompt:
     track = track_pitch(waveform)
     finding = diagnose(waveform, track)
     if finding in _LEFT_OUT:
-        return MelodyPrompt(None, finding, 0.0)
-    trimmed = without_silent_ends(waveform, track)
+        return MelodyPrompt(None, finding, 0.0, 0.0)
+    start, count = sounding_part(waveform, track)
+    trimmed = waveform.crop(start, count)
     samples = trimmed.resampled(tokenizer.sample_rate_hz).samples
     device = tokenizer.embedder.pitch_out.weight.device
     codes = tokenizer.tokenize(samples[None].to(device))[0].cpu()
-    return MelodyPrompt(codes if codes.shape[1] else None, finding, trimmed.duration_seconds)
+    return MelodyPrompt(
+        codes if codes.shape[1] else None,
+        finding,
+        trimmed.duration_seconds,
+        start / waveform.sample_rate_hz,
+    )
 
 
-def without_silent_ends(waveform: Waveform, track: PitchTrack) -> Waveform:
-    """The part between the first and the last frame that is not silent, with a little air.
+def in_time(
+    prompt: MelodyPrompt, spec: TokenSpec, num_frames: int
+) -> Int[Tensor, "quantizers frames"] | None:
+    """The tune's codes where they lie in the recording; the absent code before and after them."""
+    if prompt.codes is None:
+        return None
+    start = int(prompt.start_seconds * spec.frame_rate_hz)
+    codes = prompt.codes[:, : max(num_frames - start, 0)]
+    whole = torch.full((spec.num_quantizers, num_frames), spec.codebook_size)
+    whole[:, start : start + codes.shape[1]] = codes
+    return tune_of(whole, spec)
 
+
+def tune_of(
+    codes: Int[Tensor, "quantizers frames"], spec: TokenSpec
+) -> Int[Tensor, "quantizers frames"] | None:
+    """The codes themselves when any of their frames holds a tune."""
+    return codes if bool((codes < spec.codebook_size).any()) else None
+
+
+def melody_of_tokens(
+    codes: Int[Tensor, "quantizers frames"] | None, spec: TokenSpec, name: str
+) -> Int[Tensor, "quantizers frames"]:
+    """Melody tokens of a token file from the first frame of the tune to the last one.
+
+    Raises:
+        PromptError: The file has none, or they are no codes of this model.
+    """
+    if codes is None:
+        raise PromptError(
+            f"{name} holds no melody tokens: nobody heard a tune. Give the recording itself."
+        )
+    fits = codes.ndim == 2 and codes.shape[0] == spec.num_quantizers
+    if not (fits and bool(((codes >= 0) & (codes <= spec.codebook_size)).all())):
+        raise PromptError(f"{name} holds melody tokens of another model. Encode the audio again.")
+    is_heard = (codes < spec.codebook_size).any(dim=0)
+    if not bool(is_heard.any()):
+        raise PromptError(f"{name} holds no tune. Give the recording itself.")
+    first, last = _ends(is_heard)
+    return codes[:, first : last + 1]
+
+
+def sounding_part(waveform: Waveform, track: PitchTrack) -> tuple[int, int]:
+    """The first sample and the length of what lies between the silences at the ends.
+
+    From the first to the last frame that is not silent, with a little air.
     A microphone's noise and knocks count as silence before the first note and after the last: what
     has no pitch there, and is softer than what lies between.
     """
     loud = float(torch.quantile(track.levels, 0.95))
     is_heard = track.levels > max(_TRIM_BELOW * loud, _SILENCE_LEVEL)
     if not bool(is_heard.any()):
-        return waveform
+        return 0, waveform.num_samples
     first, last = _ends(is_heard)
     is_pitched = is_heard & (track.clarity > _CLEAR)
     is_pitched[1:-1] &= is_pitched[:-2] & is_pitched[2:]  # a single frame may be chance
@@ -97,7 +150,7 @@ def without_silent_ends(waveform: Waveform, track: PitchTrack) -> Waveform:
     start = max(first * track.frame_seconds - _KEPT_SECONDS, 0.0)
     stop = (last + 1) * track.frame_seconds + _KEPT_SECONDS
     first_sample = int(start * rate)
-    return waveform.crop(first_sample, min(int(stop * rate), waveform.num_samples) - first_sample)
+    return first_sample, min(int(stop * rate), waveform.num_samples) - first_sample
 
 
 def _ends(chosen: Tensor) -> tuple[int, int]:

@@ -24,6 +24,7 @@ from musiclm.generation.cascade import Cascade, ProgressReport, no_report
 from musiclm.generation.gathering import PromptModels, gather
 from musiclm.generation.generation import Generation
 from musiclm.generation.material import Material, concatenated
+from musiclm.generation.melody_prompt import in_time, read_melody, tune_of
 from musiclm.generation.player import Player
 from musiclm.generation.prompt import (
     GenerationSettings,
@@ -191,6 +192,7 @@ class MusicLM:
                 semantic[index, 0].cpu(),
                 acoustic[index].cpu(),
                 self._num_samples(asked),
+                self._followed(asked.material, index, semantic.shape[2]),
             )
             pieces.append(
                 Generation(
@@ -306,17 +308,23 @@ class MusicLM:
 
     @torch.inference_mode()
     def encode(self, waveform: Waveform) -> TokenSet:
-        """All the tokens of a piece of audio, of any rate."""
+        """All the tokens of a piece of audio, of any rate.
+
+        Melody tokens are among them where the model follows melodies and a tune is heard.
+        """
         samples = self._samples(waveform, self.codec.sample_rate_hz)
+        conditioning = self.conditioner.tokenize(self._samples(waveform, self.mulan.sample_rate_hz))
+        semantic = self.semantic.tokenize(self._samples(waveform, self.semantic.sample_rate_hz))
+        melody = None
+        if "melody" in self.config.parts:
+            heard = read_melody(self.melody, waveform)
+            melody = in_time(heard, self.melody.token_spec, semantic.shape[2])
         return TokenSet(
-            self.conditioner.tokenize(self._samples(waveform, self.mulan.sample_rate_hz))[
-                0, :, 0
-            ].cpu(),
-            self.semantic.tokenize(self._samples(waveform, self.semantic.sample_rate_hz))[
-                0, 0
-            ].cpu(),
+            conditioning[0, :, 0].cpu(),
+            semantic[0, 0].cpu(),
             self.codec.tokenize(samples)[0].cpu(),
             samples.shape[1],
+            melody,
         )
 
     def decode(self, tokens: TokenSet, *, num_levels: int | None = None) -> Waveform:
@@ -325,6 +333,13 @@ class MusicLM:
         player = Player(self.codec, tokens.num_samples)
         samples = torch.cat([player.push(codes), player.flush()])
         return Waveform(samples, self.codec.sample_rate_hz)
+
+    def _followed(self, material: Material, index: int, num_frames: int) -> Tensor | None:
+        """The melody tokens that a piece was made with, in time with its semantic tokens."""
+        codes = material.frames.get("melody")
+        if codes is None:
+            return None
+        return tune_of(codes[index, :, :num_frames], self.melody.token_spec)
 
     def _samples(self, waveform: Waveform, sample_rate_hz: int) -> Tensor:
         return waveform.resampled(sample_rate_hz).samples[None].to(self.runtime.device)

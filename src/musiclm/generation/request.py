@@ -85,7 +85,7 @@ class GenerationRequest(Config):
     mix: tuple[StylePart, ...] = ()
     """Texts and clips whose weighted sum takes the place of the prompt, or is added to it."""
     melody: FileReference | None = None
-    """A tune to follow: hummed, sung, whistled or played."""
+    """A tune to follow: hummed, sung, whistled or played, or a token file that holds one."""
     continue_from: FileReference | None = None
     """Music to go on with."""
     keep_from: FileReference | None = None
@@ -214,7 +214,7 @@ def make_request(
         story: A story file, or its sections as (seconds, text).
         blend_seconds: How long the style moves from one section's text to the next one's.
         mix: Parts such as `0.7:jazz`, `-0.3:drums`, `0.5:@clip.wav`.
-        melody: An audio file with a tune.
+        melody: An audio file with a tune, or a token file (`.safetensors`) that holds one.
         continue_from: An audio file to go on with.
         keep_from: A token file whose semantic tokens are kept.
 

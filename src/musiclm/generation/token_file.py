@@ -24,12 +24,15 @@ class TokenSet:
         semantic: 25 a second.
         acoustic: Codec codes, 50 frames a second.
         num_samples: Length of the audio they stand for, at 24 kHz.
+        melody: The tune in time with the semantic tokens, 25 frames a second; frames without it
+            hold the size of the codebook. None where there is no tune, or the model hears none.
     """
 
     conditioning: Int[Tensor, " levels"]
     semantic: Int[Tensor, " semantic_frames"]
     acoustic: Int[Tensor, "quantizers frames"]
     num_samples: int
+    melody: Int[Tensor, "melody_levels melody_frames"] | None = None
 
     def write(self, path: Path | str) -> None:
         """Writes a `.safetensors` file, whole or not at all."""
@@ -43,6 +46,8 @@ class TokenSet:
             "semantic": self.semantic,
             "acoustic": self.acoustic,
         }
+        if self.melody is not None:
+            tensors["melody"] = self.melody
         small = {name: tensor.to(torch.int16).contiguous() for name, tensor in tensors.items()}
         metadata = {"format": FORMAT, "num_samples": str(self.num_samples)}
         with written_whole(path) as temporary:
@@ -65,6 +70,8 @@ class TokenSet:
                     raise DataError(f"{path} is no token file (wanted format {FORMAT}).")
                 names = ("conditioning", "semantic", "acoustic")
                 conditioning, semantic, acoustic = (file.get_tensor(name).long() for name in names)
+                has_melody = "melody" in file.keys()  # noqa: SIM118  (a file is no mapping)
+                melody = file.get_tensor("melody").long() if has_melody else None
         except (SafetensorError, OSError) as error:
             raise DataError(f"{path} is damaged ({error}). Encode the audio again.") from error
-        return cls(conditioning, semantic, acoustic, int(metadata["num_samples"]))
+        return cls(conditioning, semantic, acoustic, int(metadata["num_samples"]), melody)
