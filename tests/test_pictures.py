@@ -48,11 +48,24 @@ def test_nothing_to_draw_is_refused():
 
 def test_tokens_are_drawn_under_the_spectrogram_in_time_with_it(tmp_path):
     waveform = Waveform(0.1 * torch.sin(torch.arange(48_000) / 5), 24_000)
-    streams = {"semantic": torch.arange(50)[None], "acoustic": torch.zeros(12, 100).long()}
+    melody = torch.arange(100).reshape(2, 50)
+    melody[:, :10] = -1  # no tune yet
+    streams = {
+        "mulan": torch.arange(5)[:, None],  # hold for the whole piece
+        "melody": melody,
+        "semantic": torch.arange(50)[None],
+        "acoustic": torch.zeros(12, 100).long(),
+    }
     figure = token_picture(waveform, streams)
     panels = figure.axes
-    assert [len(panels), panels[0].get_xlim()] == [3, panels[2].get_xlim()]
-    assert list(panels[2].images[0].get_extent())[:2] == [0.0, 2.0]
+    assert [axes.get_ylabel().split("\n")[0] for axes in panels[1:]] == list(streams)
+    assert {axes.get_xlim() for axes in panels} == {(0.0, 2.0)}
+    for axes, codes in zip(panels[1:], streams.values(), strict=True):
+        drawn = axes.images[0].get_array()
+        assert drawn.shape == codes.shape
+        assert list(axes.images[0].get_extent())[:2] == [0.0, 2.0]
+        assert (np.ma.getmaskarray(drawn) == (codes < 0).numpy()).all()
+    assert len(set(panel(figure, 1).flat)) == 5  # a colour a level, from end to end
     write_token_picture(waveform, streams, tmp_path / "tokens.png")
     assert (tmp_path / "tokens.png").read_bytes().startswith(b"\x89PNG")
     with pytest.raises(ConfigError):
