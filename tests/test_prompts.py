@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from dataclasses import replace
 
 import pytest
 import torch
@@ -149,6 +150,49 @@ def test_a_melody_changes_the_music_and_its_absence_leaves_it(model, clip, tmp_p
     assert torch.equal(plain.tokens.semantic, silent.tokens.semantic)
 
 
+def test_melody_tokens_are_kept_in_a_file_and_say_the_tune_like_the_recording(
+    model, clip, tmp_path
+):
+    silence = torch.zeros(24_000)
+    recorded = Waveform(torch.cat([silence, Waveform.read(clip).samples, silence]), 24_000)
+    recorded.write(tmp_path / "recorded.wav")
+    tokens = model.encode(Waveform.read(tmp_path / "recorded.wav"))
+    assert tokens.melody is not None
+    assert tokens.melody.shape[1] == len(tokens.semantic)
+    is_absent = tokens.melody == model.melody.token_spec.codebook_size
+    assert is_absent[:, :20].all()
+    assert is_absent[:, -18:].all()
+    assert not is_absent[:, 25:95].any()
+    tokens.write(tmp_path / "recorded.safetensors")
+    assert torch.equal(TokenSet.read(tmp_path / "recorded.safetensors").melody, tokens.melody)
+    asked = [make_request(melody=tmp_path / f"recorded.{end}") for end in ("wav", "safetensors")]
+    heard, kept = (gather(model, "calm", request, 6.0).material.frames for request in asked)
+    assert torch.equal(heard["melody"], kept["melody"])
+
+
+def test_a_piece_keeps_the_melody_it_was_made_with(model, clip, tmp_path):
+    piece = model.generate("calm", duration_seconds=1.0, melody=clip)
+    assert piece.tokens.melody is not None
+    assert piece.tokens.melody.shape == (2, 25)
+    piece.tokens.write(tmp_path / "a.safetensors")
+    again = model.generate("calm", duration_seconds=1.0, melody=tmp_path / "a.safetensors")
+    assert torch.equal(again.tokens.acoustic, piece.tokens.acoustic)
+    assert model.generate("calm", duration_seconds=1.0).tokens.melody is None
+
+
+def test_what_holds_no_melody_tokens_says_so(model, clip, tmp_path):
+    silent = model.encode(Waveform(torch.zeros(48_000), 24_000))
+    assert silent.melody is None
+    silent.write(tmp_path / "silent.safetensors")  # like the files of before there were any
+    assert TokenSet.read(tmp_path / "silent.safetensors").melody is None
+    with pytest.raises(PromptError, match="no melody tokens"):
+        model.generate("calm", melody=tmp_path / "silent.safetensors")
+    for melody in (torch.zeros(5, 50), torch.full((2, 50), 30_000)):
+        replace(silent, melody=melody.long()).write(tmp_path / "other.safetensors")
+        with pytest.raises(PromptError, match="another model"):
+            model.generate("calm", melody=tmp_path / "other.safetensors")
+
+
 def test_a_melody_comes_again_in_longer_music_and_waits_for_what_is_continued(model, clip):
     request = make_request(melody=clip, continue_from=clip)
     melody = gather(model, "calm", request, 6.0).material.frames["melody"]
@@ -291,11 +335,21 @@ def test_impossible_requests_are_one_line(folder, clip, arguments, capsys, tmp_p
 def test_a_record_says_everything_itself(folder, clip, tmp_path, capsys):
     out = tmp_path / "a.wav"
     run(folder, "calm", "--duration", 0.5, "--output", out)
-    for asked in (["loud"], ["--melody", clip]):
+    refused = {
+        "leave the prompt and what else to play out": ["loud"],
+        "leave the prompt and what else to play, --seed out": ["--melody", clip, "--seed", 0],
+        "leave --seed, --duration out": ["--seed", 3, "--duration", 1],
+        "leave --temperature, --guidance, --levels out": [
+            *("--temperature", 1, "--guidance", 1, "--levels", 2)
+        ],
+    }
+    for said, asked in refused.items():
         capsys.readouterr()
         with pytest.raises(SystemExit):
             run(folder, *asked, "--from", out.with_suffix(".json"), "--output", tmp_path / "b.wav")
-        assert "leave the prompt" in capsys.readouterr().err
+        error = capsys.readouterr().err
+        assert said in error
+        assert error.count("\n") == 1
     assert not (tmp_path / "b.wav").exists()
 
 

@@ -1,7 +1,7 @@
 """`musiclm generate`: a sentence in, music out, with a progress bar and the speed it ran at."""
 
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -32,11 +32,11 @@ def generate(  # noqa: PLR0913  (each is an option of the command)
     prompt: tyro.conf.Positional[str | None] = None,
     *,
     duration: float | None = None,
-    seed: int = 0,
+    seed: int | None = None,
     output: Path = Path("out.wav"),
     batch: int = 1,
     candidates: int = 1,
-    temperature: float = 1.0,
+    temperature: float | None = None,
     guidance: float | None = None,
     levels: int | None = None,
     stream: bool = False,
@@ -59,19 +59,21 @@ def generate(  # noqa: PLR0913  (each is an option of the command)
         prompt: What it should sound like, for instance "a calm violin melody over soft piano".
         duration: Seconds of music, more than 0 and at most 600; by default 10, or the story's, or
             those of the tokens that are kept.
-        seed: The same seed, prompt and model give the same music.
+        seed: The same seed, prompt and model give the same music; 0 by default.
         output: The .wav, .flac or .ogg file to write; a .json beside it says how it was made.
         batch: How many pieces; the seeds count up and the names get numbers.
         candidates: Make so many pieces with seeds that count up, say how well MuLan hears the
             prompt in each, and keep the best.
-        temperature: Multiplies the temperatures of all stages; lower is safer, higher is wilder.
+        temperature: Multiplies the temperatures of all stages; lower is safer, higher is wilder; 1
+            by default.
         guidance: How strongly the prompt steers: 1 as the stages learned it, more is more; the
             model's own by default.
         levels: Acoustic levels that are made and heard, coarse ones first; the model's own by
             default (docs/log.md says how they were chosen for the bundled one).
         stream: Write the audio while the rest is still being made, to a .wav file or, with
             --output -, to a pipe; says when the first sound was there.
-        melody: An audio file with a tune to follow: hummed, sung, whistled or played.
+        melody: An audio file with a tune to follow: hummed, sung, whistled or played; or a token
+            file that holds one.
         story: A text file of timed prompts, one a line, such as "0:15 drums enter".
         blend: Seconds in which the style moves from one section of a story to the next.
         mix: A weight and a text or @file, such as "0.7:jazz" or "0.5:@clip.wav"; may be repeated,
@@ -82,7 +84,8 @@ def generate(  # noqa: PLR0913  (each is an option of the command)
         tokens: Write the tokens of the piece to this .safetensors file too; of a batch, to files
             with numbers like those of the audio.
         midi: Write the notes that are heard in the result beside it, as a .mid file.
-        from_: A .json that an earlier run wrote: makes that piece again.
+        from_: A .json that an earlier run wrote: makes that piece again, with the seed, the length
+            and all else that it was made with.
         model: A model folder or hub id; the bundled model by default.
         device: auto, cpu or cuda.
     """
@@ -96,12 +99,19 @@ def generate(  # noqa: PLR0913  (each is an option of the command)
         keep_from=keep_from,
     )
     if record is not None:
-        _check_nothing_asked(prompt, request)
+        chosen = {
+            "--seed": seed,
+            "--duration": duration,
+            "--temperature": temperature,
+            "--guidance": guidance,
+            "--levels": levels,
+        }
+        _check_nothing_asked(prompt, request, chosen)
         prompt, seed, settings = record.prompt, record.seed, record.settings
         request = record.request
     else:
         settings = _settings(duration, temperature, guidance, levels, request)
-        prompt = _checked_prompt(prompt, request)
+        prompt, seed = _checked_prompt(prompt, request), seed or 0
     seeds = _seeds(seed, batch, candidates)
     if candidates > 1:
         _check_rankable(prompt, request)
@@ -143,11 +153,12 @@ def generate(  # noqa: PLR0913  (each is an option of the command)
 
 def _settings(
     duration: float | None,
-    temperature: float,
+    temperature: float | None,
     guidance: float | None,
     levels: int | None,
     request: GenerationRequest,
 ) -> GenerationSettings:
+    temperature = 1.0 if temperature is None else temperature
     if not temperature >= 0 or temperature > 10:
         raise PromptError(f"The temperature is {temperature}; choose a number from 0 to 10.")
     if guidance is not None and not 0 <= guidance <= 20:
@@ -191,10 +202,16 @@ def _paths(output: Path, batch: int) -> list[Path]:
     return _numbered(output, batch)
 
 
-def _check_nothing_asked(prompt: str | None, request: GenerationRequest) -> None:
+def _check_nothing_asked(
+    prompt: str | None, request: GenerationRequest, chosen: Mapping[str, float | None]
+) -> None:
+    """Refuses what a record would silently overrule."""
+    asked = [name for name, value in chosen.items() if value is not None]
     if prompt is not None or request != GenerationRequest():
+        asked.insert(0, "the prompt and what else to play")
+    if asked:
         raise PromptError(
-            "--from makes the piece of its record again: leave the prompt and what else to play "
+            f"--from makes the piece of its record again, just as it was: leave {', '.join(asked)} "
             "out."
         )
 
