@@ -93,8 +93,8 @@ def players(monkeypatch) -> dict[str, Player]:
     for module in (verb, captions_verb):
         monkeypatch.setattr(module.MusicLM, "from_pretrained", lambda *_, **__: Bundle())
         monkeypatch.setattr(module, "open_judges", lambda *a: replace(judges, treatments=a[-1]))
+        monkeypatch.setattr(module, "codec_treatment", lambda _: lambda clip: clip)
     FakeMusicLMSystem.player = made["musiclm"]
-    monkeypatch.setattr(verb, "codec_treatment", lambda _: lambda clip: clip)
     monkeypatch.setattr(systems, "MusicLMSystem", FakeMusicLMSystem)
     monkeypatch.setattr(captions_verb, "MusicLMSystem", FakeMusicLMSystem)
     monkeypatch.setattr(systems, "RetrievalBaseline", lambda _: made["retrieval"])
@@ -290,6 +290,36 @@ def test_captions_alone_score_retrieval_by_its_name(corpus, players, tmp_path):
     assert made["judge_model"] == "fake"
     assert players["retrieval"].asked == CAPTIONS.splitlines()
     assert not players["musiclm"].asked
+
+
+class Tones:
+    """One window a second: how loud it is, and how bright."""
+
+    name = "tones"
+    identity = "tones"
+
+    def embed(self, waveform: Waveform) -> torch.Tensor:
+        return FakeTagger().analyse(waveform).embeddings
+
+
+@pytest.mark.usefixtures("players")
+def test_a_reference_gives_fad_and_beside_it_the_floor_and_the_codec(
+    corpus, tmp_path, capsys, monkeypatch
+):
+    judges = Judges(FakeTagger(), {"conditioning": FakeMuLan()}, (Tones(),), identity="fakes")
+    monkeypatch.setattr(captions_verb, "open_judges", lambda *a: replace(judges, treatments=a[-1]))
+    captions, report = tmp_path / "captions.txt", tmp_path / "report.json"
+    captions.write_text(CAPTIONS)
+    command = ["evaluate", "--captions", str(captions), "--report", str(report), "--seconds", "3"]
+    main([*command, "--reference", str(corpus)])
+    rows = json.loads(report.read_text())["rows"]
+    assert set(rows) == {"musiclm", "half of the reference", "half of the reference, codec"}
+    fads = {name: row["fad"]["tones"] for name, row in rows.items()}
+    assert fads["musiclm"]["num_reference_windows"] == 240
+    assert fads["half of the reference"]["num_reference_windows"] == 120
+    assert fads["half of the reference, codec"]["fad"] == fads["half of the reference"]["fad"]
+    assert fads["half of the reference"]["fad"] < fads["musiclm"]["fad"]
+    assert "half of the reference" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

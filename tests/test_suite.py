@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from musiclm.audio.waveform import Waveform
-from musiclm.cli.judges import reference_statistics
 from musiclm.core.errors import DataError
 from musiclm.data.manifest import Caption, Clip, Corpus, Labels, write_manifest
 from musiclm.evaluation.analysis import AnalysisCache, Judges, analyse_clips
 from musiclm.evaluation.distances import GaussianStatistics
 from musiclm.evaluation.musicnn import MusicNNOutput
 from musiclm.evaluation.plan import EvaluationPlan, plan_evaluation, read_plan
+from musiclm.evaluation.reference import reference_statistics
 from musiclm.evaluation.suite import (
     FLOOR,
     GENERATED,

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from musiclm.audio.waveform import Waveform
 from musiclm.cli.evaluate import figures_table, progress_bar
-from musiclm.cli.judges import JudgeFiles, open_judges, reference_statistics
+from musiclm.cli.judges import JudgeFiles, codec_treatment, open_judges
 from musiclm.cli.systems import (
     MusicLMSystem,
     OtherSystems,
@@ -24,6 +24,7 @@ from musiclm.data.corpora.captions import read_captions
 from musiclm.data.manifest import Corpus
 from musiclm.evaluation.analysis import TAGGER, AnalysisCache
 from musiclm.evaluation.plan import plan_for_captions
+from musiclm.evaluation.reference import reference_rows, reference_statistics
 from musiclm.evaluation.suite import evaluate_systems
 from musiclm.evaluation.systems import System, fill_folder, read_folder
 from musiclm.generation.bundle import CONFIG_NAME
@@ -57,7 +58,8 @@ def evaluate_captions(  # noqa: PLR0913  (each is an option of the command)
             that is there comes before a baseline of its name.
         captions: A .txt, .csv (MusicCaps' too), .json or .jsonl file.
         report: The .json file to write.
-        reference: A folder of audio that FAD compares with; its statistics are kept.
+        reference: A folder of audio that FAD compares with; what was heard is kept. Half of it
+            against the other half is the floor, the same after the codec the best to be had.
         corpus: The training clips that retrieval plays.
         systems: Files of the other baselines; only those of the one that is scored are read.
         judges: A user's own judges.
@@ -66,7 +68,7 @@ def evaluate_captions(  # noqa: PLR0913  (each is an option of the command)
         num_captions: At most so many, from the start of the file.
         seconds: Length of a clip.
         batch: Clips generated at once.
-        seed: Of the generations and the intervals.
+        seed: Of the generations, the intervals and the halves of the reference.
         device: auto, cpu or cuda.
     """
     rows = read_captions(captions)[:num_captions]
@@ -80,7 +82,7 @@ def evaluate_captions(  # noqa: PLR0913  (each is an option of the command)
     if baseline is not None:
         training = None if corpus is None else Corpus.open(corpus)
         system = open_baseline(baseline, musiclm, training, systems)
-    opened = open_judges(musiclm, judges, musiclm.runtime, {})
+    opened = open_judges(musiclm, judges, musiclm.runtime, {"codec": codec_treatment(musiclm)})
     with progress_bar() as say:
         if is_clips:
             found = clips_by_name(Path(str(source)), [row.row_id for row in rows])
@@ -97,6 +99,7 @@ def evaluate_captions(  # noqa: PLR0913  (each is an option of the command)
         if len(plan.asked) < 2:
             raise DataError(f"There are clips for {len(plan.asked)} captions; 2 are needed.")
         kept_in = report.with_name(f"{report.stem}-cache")
+        cache = AnalysisCache(kept_in)
         compared = reference_statistics(reference, opened, kept_in) if reference else None
         figures = evaluate_systems(
             plan,
@@ -104,9 +107,12 @@ def evaluate_captions(  # noqa: PLR0913  (each is an option of the command)
             heard,
             opened,
             reference=compared,
-            cache=AnalysisCache(kept_in),
+            cache=cache,
             on_progress=say,
         )
+        if reference is not None:
+            floor = reference_rows(reference, opened, seed=seed, cache=cache, on_progress=say)
+            figures = replace(figures, rows={**figures.rows, **floor})
     if compared is not None:
         heard_by = [TAGGER, *(embedder.name for embedder in opened.embedders)]
         lacking = {

@@ -13,20 +13,16 @@ from torch import Tensor
 from musiclm.audio.waveform import Waveform
 from musiclm.conditioning.conditioner import Conditioner
 from musiclm.conditioning.mulan import MuLan, MuLanConfig
-from musiclm.core.errors import CheckpointError, DataError
+from musiclm.core.errors import CheckpointError
 from musiclm.core.pretrained import load_weights, read_config_json, sha256_of_file
 from musiclm.core.runtime import Runtime
-from musiclm.data.corpora.folder import AUDIO_SUFFIXES
 from musiclm.evaluation.analysis import Judges, TextAudioModel, Treatment
-from musiclm.evaluation.distances import GaussianStatistics, TooFewWindowsError
 from musiclm.evaluation.embedders import (
     CodecEmbedder,
     Embedder,
     MuLanEmbedder,
-    MusicNNEmbedder,
     module_identity,
 )
-from musiclm.evaluation.fad import ReferenceCache
 from musiclm.evaluation.independent_mulan import IndependentJudge
 from musiclm.evaluation.musicnn import MusicNN
 from musiclm.evaluation.pretrained_judges import TransformersJudge
@@ -92,35 +88,6 @@ def open_judges(
         num_threads=runtime.num_threads if runtime.device.type == "cpu" else 1,
         identity=hashlib.sha256("/".join(identities).encode()).hexdigest(),
     )
-
-
-def reference_statistics(
-    folder: Path, judges: Judges, cache_folder: Path
-) -> dict[str, GaussianStatistics]:
-    """What each embedder makes of a folder of audio, computed once.
-
-    Embedders for which there is too little audio are left out.
-
-    Raises:
-        DataError: The folder holds no audio, or too little for every embedder.
-    """
-    paths = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in AUDIO_SUFFIXES]
-    if not paths:
-        raise DataError(f"{folder} holds no audio to compare with. Give WAV, FLAC, OGG or MP3.")
-    embedders: list[Embedder] = list(judges.embedders)
-    if isinstance(judges.tagger, MusicNN):
-        embedders.append(MusicNNEmbedder(judges.tagger))
-    cache = ReferenceCache(cache_folder)
-    found: dict[str, GaussianStatistics] = {}
-    refused: TooFewWindowsError | None = None
-    for embedder in embedders:
-        try:
-            found[embedder.name] = cache.statistics(embedder, lambda: map(Waveform.read, paths))
-        except TooFewWindowsError as error:
-            refused = error
-    if refused is not None and not found:
-        raise DataError(f"{folder} has too little audio to compare with. {refused}") from refused
-    return found
 
 
 def load_judge(path: Path, *, device: torch.device) -> TextAudioModel:
