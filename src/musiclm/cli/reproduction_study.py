@@ -1,5 +1,6 @@
 """The listening study of `musiclm reproduce`: made beside the report, read once people answered."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -32,11 +33,13 @@ def write_real_clips(plan: EvaluationPlan, corpus: Corpus, folder: Path) -> None
 def write_study(plan: EvaluationPlan, folders: Mapping[str, Path], output: Path) -> Study:
     """A study of all folders; one that somebody has answered stays as it is.
 
+    Clips are named as seen from the study's folder, so that a report folder may be moved.
+
     Returns:
         The study that is there now: without what was added after its first answer.
     """
     captions = {f"{number:04d}": clip.prompt for number, clip in enumerate(plan.asked)}
-    wanted = study_of_folders(folders, captions, reference=REAL, seed=plan.seed)
+    wanted = _seen_from(output, study_of_folders(folders, captions, reference=REAL, seed=plan.seed))
     if (output / STUDY_NAME).is_file():
         found = read_study(output)
         if found == wanted or _answers(output, found):
@@ -53,6 +56,23 @@ def read_results(output: Path, study: Study) -> StudyResult | None:
     if not answers:
         return None
     return study_result(study, answers, generator=np.random.default_rng(study.seed))
+
+
+def _seen_from(folder: Path, study: Study) -> Study:
+    """The study with its clips' paths relative to a folder."""
+    start = folder.resolve()
+    items = tuple(
+        item.model_copy(
+            update={
+                "clips": {
+                    name: Path(os.path.relpath(clip, start)).as_posix()
+                    for name, clip in item.clips.items()
+                }
+            }
+        )
+        for item in study.items
+    )
+    return study.model_copy(update={"items": items})
 
 
 def _answers(output: Path, study: Study) -> list[Answer]:
