@@ -18,8 +18,9 @@ from musiclm.core.errors import DataError
 from musiclm.core.runtime import Runtime
 from musiclm.data.manifest import Caption, Clip, Corpus, Labels, write_manifest
 from musiclm.evaluation.analysis import Judges
-from musiclm.evaluation.listening.store import AnswerStore
-from musiclm.evaluation.listening.study import read_study
+from musiclm.evaluation.listening.server import StudyServer
+from musiclm.evaluation.listening.store import STORE_NAME, AnswerStore
+from musiclm.evaluation.listening.study import read_study, study_of_folders
 from musiclm.evaluation.plan import plan_for_captions, read_plan
 from musiclm.evaluation.systems import System, fill_folder, read_folder
 from musiclm.generation.bundle import BundleConfig
@@ -208,6 +209,41 @@ def test_listeners_join_the_report_and_their_study_is_kept(corpus, tmp_path, cap
     capsys.readouterr()
 
 
+def test_a_report_folder_that_was_moved_can_be_served(tmp_path):
+    plan = plan_for_captions(["a flute", "a cello"], clip_seconds=1.0)
+    output = tmp_path / "out"
+    folders = {name: output / "clips" / name for name in ("musiclm", "real")}
+    for folder in folders.values():
+        fill_folder(Player("any"), plan, folder)
+    (tmp_path / "other").mkdir()
+    made = write_study(plan, folders, output / "study")
+    assert made.items[0].clips["real"] == "../clips/real/0000.wav"
+    moved = tmp_path / "other" / "moved"
+    output.rename(moved)
+    with StudyServer(moved / "study") as server:
+        assert server.study == made
+    folders = {name: moved / "clips" / name for name in folders}
+    assert write_study(plan, folders, moved / "study") == made
+
+
+def test_a_study_of_absolute_paths_still_works_and_is_kept_once_answered(tmp_path):
+    plan = plan_for_captions(["a flute", "a cello"], clip_seconds=1.0)
+    folders = {name: tmp_path / "clips" / name for name in ("musiclm", "real")}
+    for folder in folders.values():
+        fill_folder(Player("any"), plan, folder)
+    old = study_of_folders(folders, {}, reference="real", seed=plan.seed)
+    assert Path(old.items[0].clips["real"]).is_absolute()
+    old.write(tmp_path / "study")
+    with StudyServer(tmp_path / "study") as server:
+        store = server.store
+        session = store.begin()
+        store.answer(session, 0, (2,))
+    assert write_study(plan, folders, tmp_path / "study") == old
+    for name in ("", "-wal", "-shm"):
+        (tmp_path / "study" / f"{STORE_NAME}{name}").unlink(missing_ok=True)
+    assert write_study(plan, folders, tmp_path / "study") != old
+
+
 @pytest.mark.usefixtures("players")
 def test_few_captions_and_absent_systems_are_told(corpus, tmp_path):
     output = tmp_path / "out"
@@ -255,21 +291,30 @@ def test_captions_alone_score_a_model_or_a_folder_of_clips(tmp_path, capsys):
     main(["evaluate", "--captions", str(captions), "--report", str(report), "--seconds", "3"])
     made = json.loads(report.read_text())
     assert set(made["rows"]) == {"musiclm"}
+    assert made["clip_seconds"] == 3
+    assert made["seconds_between"] is None
     assert made["rows"]["musiclm"]["similarity"]["conditioning"]["right"] == pytest.approx(1)
     assert made["rows"]["musiclm"]["fad"] == {}
     assert "too few windows" not in capsys.readouterr().out  # nothing to compare with was given
     folder = tmp_path / "mine"
     for name, lead in {"a_30_40": "flute", "b": "cello", "0002": "violin"}.items():
         tone(lead, 3.5).write(folder / f"{name}.wav")
+    capsys.readouterr()
     main(["evaluate", str(folder), "--captions", str(captions), "--report", str(report)])
     mine = json.loads(report.read_text())
     assert mine["missing_clips"] == ["d"]
     assert mine["num_clips"] == 3
     assert mine["rows"]["mine"]["similarity"]["conditioning"]["difference"]["low"] > 0.5
-    assert "1 captions have no clip: d" in capsys.readouterr().out
+    assert mine["clip_seconds"] == 3.5
+    assert mine["seconds_between"] == [3.5, 3.5]
+    out = capsys.readouterr().out
+    assert "1 captions have no clip: d" in out
+    assert "3 clips of 3.5 s" in out
+    tone("cello", 12.04).write(folder / "b.wav")
     captions.write_text(captions.read_text() + "b,another cello\n")  # two captions of one clip
     main(["evaluate", str(folder), "--captions", str(captions), "--report", str(report)])
     assert json.loads(report.read_text())["num_clips"] == 4
+    assert "4 clips of 3.5 to 12 s" in capsys.readouterr().out
     empty = tmp_path / "empty"
     empty.mkdir()
     with pytest.raises(DataError, match="no clip named by"):

@@ -170,9 +170,8 @@ def progress_bar() -> Generator[Report, None, None]:
 
 def figures_table(figures: EvaluationReport) -> Table:
     """The figures, a line each."""
-    table = Table(
-        "figure", "row", "value", title=f"{figures.num_clips} clips of {figures.clip_seconds:g} s"
-    )
+    title = f"{figures.num_clips} clips of {_lengths(figures)}"
+    table = Table("figure", "row", "value", title=title)
     embedders = list(dict.fromkeys(name for row in figures.rows.values() for name in row.fad))
     for row, scores in figures.rows.items():
         for embedder in embedders:
@@ -211,6 +210,14 @@ def figures_table(figures: EvaluationReport) -> Table:
                 f"({agreement.times_chance:.1f} x chance {agreement.chance:.1%})",
             )
     return table
+
+
+def _lengths(figures: EvaluationReport) -> str:
+    """To a tenth of a second where a user's own clips have any length."""
+    if figures.seconds_between is None:
+        return f"{figures.clip_seconds:g} s"
+    shortest, longest = (f"{round(seconds, 1):g}" for seconds in figures.seconds_between)
+    return f"{shortest} s" if shortest == longest else f"{shortest} to {longest} s"
 
 
 def _divergences(figures: EvaluationReport) -> dict[str, Interval]:

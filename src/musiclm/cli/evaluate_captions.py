@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
+from statistics import fmean
 
 import tyro
 from rich.console import Console
@@ -66,7 +67,7 @@ def evaluate_captions(  # noqa: PLR0913  (each is an option of the command)
         model: The model whose MuLan judges a baseline or a folder of clips, and whose stages the
             ablation keeps; the bundled one by default.
         num_captions: At most so many, from the start of the file.
-        seconds: Length of a clip.
+        seconds: Length of a clip that is made; a folder's clips are heard whole.
         batch: Clips generated at once.
         seed: Of the generations, the intervals and the halves of the reference.
         device: auto, cpu or cuda.
@@ -77,6 +78,7 @@ def evaluate_captions(  # noqa: PLR0913  (each is an option of the command)
     is_clips = is_clips and not (Path(str(source)) / CONFIG_NAME).is_file()
     baseline = baseline_named(source)
     missing: list[str] = []
+    lengths: list[float] = []
     musiclm = MusicLM.from_pretrained(model if is_clips or baseline else source, device=device)
     system: System = MusicLMSystem(musiclm)
     if baseline is not None:
@@ -89,6 +91,9 @@ def evaluate_captions(  # noqa: PLR0913  (each is an option of the command)
             kept = [number for number, row in enumerate(rows) if row.row_id in found]
             missing = [row.row_id for row in rows if row.row_id not in found]
             plan = without(plan, kept)
+            lengths = [
+                Waveform.read(found[rows[number].row_id]).duration_seconds for number in kept
+            ]
             name = Path(str(source)).name
             paths = [found[rows[number].row_id] for number in kept]
             heard = {name: lambda: (Waveform.read(path) for path in paths)}
@@ -119,6 +124,9 @@ def evaluate_captions(  # noqa: PLR0913  (each is an option of the command)
             name: f"too little audio in {reference}" for name in heard_by if name not in compared
         }
         figures = replace(figures, too_few_windows={**figures.too_few_windows, **lacking})
+    if lengths:
+        between = min(lengths), max(lengths)
+        figures = replace(figures, clip_seconds=fmean(lengths), seconds_between=between)
     document = {
         "format_version": 1,
         "captions": str(captions),

@@ -91,8 +91,9 @@ class RowScores:
 class EvaluationReport:
     """The figures of one evaluation, by row.
 
-    `too_few_windows` says by embedder why no row has an FAD; empty where one has, or where there is
-    nothing to compare with.
+    `clip_seconds` is the length of every clip, or their mean where they differ: `seconds_between`
+    then is the shortest and the longest. `too_few_windows` says by embedder why no row has an FAD;
+    empty where one has, or where there is nothing to compare with.
     """
 
     num_clips: int
@@ -103,6 +104,7 @@ class EvaluationReport:
     shuffled_kld: Interval | None
     rows: Mapping[str, RowScores]
     too_few_windows: Mapping[str, str] = field(default_factory=dict[str, str])
+    seconds_between: tuple[float, float] | None = None
 
 
 def evaluate_systems(  # noqa: PLR0913  (what is compared, by whom, with what)
