@@ -62,6 +62,7 @@ def test_tokens_are_drawn_under_the_spectrogram_in_time_with_it(tmp_path):
     assert {axes.get_xlim() for axes in panels} == {(0.0, 2.0)}
     for axes, codes in zip(panels[1:], streams.values(), strict=True):
         drawn = axes.images[0].get_array()
+        assert drawn is not None
         assert drawn.shape == codes.shape
         assert list(axes.images[0].get_extent())[:2] == [0.0, 2.0]
         assert (np.ma.getmaskarray(drawn) == (codes < 0).numpy()).all()

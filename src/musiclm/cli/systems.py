@@ -108,7 +108,7 @@ def open_systems(musiclm: MusicLM, corpus: Corpus, others: OtherSystems) -> list
         "spectrogram-diffusion": others.diffusion is not None,
         "riffusion": others.riffusion is not None,
     }
-    names = [name for name in BASELINES if is_given[name]]
+    names: list[BaselineName] = [name for name in BASELINES if is_given[name]]
     return [
         MusicLMSystem(musiclm),
         *(open_baseline(name, musiclm, corpus, others) for name in names),
