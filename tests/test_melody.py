@@ -365,6 +365,18 @@ def test_bad_melodies_are_told_from_good_ones():
     assert found(speech) == "speech"
 
 
+def test_syllables_with_an_intonation_are_speech_although_some_rest_for_a_moment():
+    # Phrases of 1.5 s fall by four semitones; every other syllable rises by three on its way.
+    times = torch.arange(6 * RATE) / RATE
+    rise = 3 * torch.exp(-0.5 * (((times % 0.45) - 0.2) / 0.08) ** 2)
+    hz = 120 * 2 ** ((rise - 4 * (times % 1.5) / 1.5) / 12)
+    phase = 2 * torch.pi * torch.cumsum(hz / RATE, 0)
+    syllables = (torch.sin(2 * torch.pi * 4.5 * times) > -0.6).float()
+    voiced = sum(torch.sin(n * phase) / n for n in range(1, 12)) * syllables
+    waveform = Waveform(0.1 * voiced + 0.02 * noise(6.0) * (1 - syllables), RATE)
+    assert diagnose(waveform, track_pitch(waveform)) == "speech"
+
+
 def test_a_long_recording_is_tracked_in_blocks_like_a_whole(monkeypatch):
     waveform = Waveform(noise(5.0), RATE)
     whole = track_pitch(waveform)

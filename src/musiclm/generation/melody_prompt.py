@@ -25,6 +25,8 @@ _QUIET_SHARE = 0.6
 _PITCHED_SHARE = 0.4
 _CLEAR = 0.8
 _LEAST_HELD = 0.3
+_LEAST_STEADY = 0.75
+_LEAST_HELD_UNSTEADY = 0.55
 _STEADY_SEMITONES = 0.5
 _STEADY_FRAMES = 5
 
@@ -175,7 +177,9 @@ def diagnose(waveform: Waveform, track: PitchTrack) -> Finding:
         # Strokes die away: most frames are far below the loudest ones.
         swing = torch.quantile(track.levels, 0.95) / torch.quantile(track.levels, 0.4)
         return "drums" if float(swing) > 3 else "noise"
-    if steady_share(track, clear) < 0.3:
+    # Speech glides. So does the common period of several instruments, but their tones last.
+    glides = steady_share(track, clear) < _LEAST_STEADY
+    if glides and held_tones(waveform) < _LEAST_HELD_UNSTEADY:
         return "speech"
     return "clipped" if is_clipped(samples) else "melody"
 
