@@ -45,7 +45,7 @@ def test_pieces_with_and_without_hums_are_made_once_and_scored(model, tmp_path, 
     assert "s of processor time" in capsys.readouterr().err
     assert len(found["following_by_hum"]) == 3
     for row in found["following_by_hum"]:
-        for place in ("with_hum", "without_hum", "wrong_hum", "in_the_hum"):
+        for place in ("with_hum", "without_hum", "wrong_hum", "wrong_hum_moved", "in_the_hum"):
             assert all(0 <= value <= 1 for value in row[place].values())
             for measure in ("note recall", "sounding recall"):
                 assert row[place][f"{measure} in any key"] >= row[place][measure]
@@ -122,7 +122,7 @@ def test_the_notes_of_a_prompt_begin_with_the_first_one():
 
 def test_ratios_are_taken_over_hums():
     def row(with_hum, without):
-        recalls = [dict.fromkeys(MEASURES, value) for value in (with_hum, without, 0.1, 1.0)]
+        recalls = [dict.fromkeys(MEASURES, value) for value in (with_hum, without, 0.1, 0.2, 1.0)]
         return Followed(*recalls, wins_with_hum=1.0, wins_without_hum=0.0)
 
     figures = followed_estimates([row(0.9, 0.3), row(0.3, 0.1)], 0)
@@ -130,4 +130,5 @@ def test_ratios_are_taken_over_hums():
     assert (ratio.value, ratio.low, ratio.high) == pytest.approx((3.0, 3.0, 3.0))
     assert figures["sounding recall, with the hum"].value == pytest.approx(0.6)
     assert figures["note recall in any key, times of a wrong hum"].value == pytest.approx(6.0)
+    assert figures["note recall, times of a wrong hum in another key"].value == pytest.approx(3.0)
     assert figures["asked instrument wins, with the hum"].value == 1.0

@@ -34,13 +34,14 @@ def ceiling_estimates(corpus: Corpus, count: int, seed: int) -> dict[str, Estima
         DataError: Fewer than two pieces have a tune of some notes.
         DependencyError: The listener is not installed.
     """
-    clips = [c for c in corpus.split(held_out_split(corpus)).clips if len(_tune(c)) >= _LEAST_NOTES]
-    if len(clips) < 2:
+    held_out = corpus.split(held_out_split(corpus)).clips
+    usable = tuple(clip for clip in held_out if len(_tune(clip)) >= _LEAST_NOTES)
+    if len(usable) < 2:
         raise DataError(
-            f"{corpus.folder} has {len(clips)} held-out pieces with a tune of {SECONDS:g} s; two "
+            f"{corpus.folder} has {len(usable)} held-out pieces with a tune of {SECONDS:g} s; two "
             "are needed to compare. Give a corpus of `musiclm prepare rendered`."
         )
-    clips = spread(clips, count)
+    clips = spread(usable, count)
     tunes = [_tune(clip) for clip in clips]
     listener = NoteListener()
     own: list[Mapping[str, float]] = []

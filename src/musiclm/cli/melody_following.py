@@ -3,7 +3,7 @@
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -54,7 +54,9 @@ class Followed:
     Attributes:
         with_hum: Of the hummed notes, in the piece made with the hum.
         without_hum: In the piece made of the same prompt and seed without it.
-        wrong_hum: Of another hum's notes, in the piece made with this one.
+        wrong_hum: Of another hum's notes, in the piece made with this one. The tunes stand in
+            few keys, so that it shares notes with the right one.
+        wrong_hum_moved: The same, with the other hum in another key, as a person would hum it.
         in_the_hum: Of the hummed notes, in the hum itself: about the most there is.
         wins_with_hum: 1 where the asked instrument's tag is the likeliest of eight.
         wins_without_hum: The same without the hum.
@@ -63,6 +65,7 @@ class Followed:
     with_hum: Mapping[str, float]
     without_hum: Mapping[str, float]
     wrong_hum: Mapping[str, float]
+    wrong_hum_moved: Mapping[str, float]
     in_the_hum: Mapping[str, float]
     wins_with_hum: float
     wins_without_hum: float
@@ -178,6 +181,7 @@ class HummedPieces:
                 with_hum=_recalls(in_hummed, own),
                 without_hum=_recalls(in_free, own),
                 wrong_hum=_recalls(in_hummed, wrong),
+                wrong_hum_moved=_recalls(in_hummed, _moved(wrong, self._seed, number)),
                 in_the_hum=_recalls(in_hum, own),
                 wins_with_hum=_wins(tagger, hummed, instrument),
                 wins_without_hum=_wins(tagger, free, instrument),
@@ -217,12 +221,13 @@ def followed_estimates(rows: Sequence[Followed], seed: int) -> dict[str, Estimat
             "with the hum": [row.with_hum[measure] for row in rows],
             "without it": [row.without_hum[measure] for row in rows],
             "of a wrong hum": [row.wrong_hum[measure] for row in rows],
+            "of a wrong hum in another key": [row.wrong_hum_moved[measure] for row in rows],
             "in the hum itself": [row.in_the_hum[measure] for row in rows],
         }
         for name, values in columns.items():
             generator = streams.generator("following", measure, name)
             estimates[f"{measure}, {name}"] = share_estimate(values, generator)
-        for control in ("without it", "of a wrong hum"):
+        for control in ("without it", "of a wrong hum", "of a wrong hum in another key"):
             generator = streams.generator("following", measure, "times", control)
             estimates[f"{measure}, times {control}"] = ratio_estimate(
                 columns["with the hum"], columns[control], generator
@@ -245,6 +250,13 @@ def heard_in(listener: NoteListener, waveform: Waveform) -> Heard:
 
 def _recalls(heard: Heard, tune: Sequence[MelodyNote]) -> dict[str, float]:
     return {name: measure(heard, tune) for name, measure in MEASURES.items()}
+
+
+def _moved(tune: Sequence[MelodyNote], seed: int, number: int) -> list[MelodyNote]:
+    """A tune in another key, by a random interval of a tritone at most."""
+    draw = np.random.default_rng([seed, number, 10])
+    interval = int(draw.choice([-5, -4, -3, -2, -1, 1, 2, 3, 4, 5, 6]))
+    return [replace(note, pitch=note.pitch + interval) for note in tune]
 
 
 def notes_of_prompt(line: Line) -> list[MelodyNote]:
