@@ -211,7 +211,9 @@ def test_only_the_odd_half_of_the_wordings_is_learned(folder):
     made = judge_run(load_recipe("tiny"), folder, runtime=Runtime.choose("cpu", 1))
     texts = {text for step in range(30) for text in made.source.batch(step, 0)["texts"]}
     train_clips = corpus.split("train").clips
-    assert texts == {c.text for clip in train_clips for c in training_captions(clip, "odd")}
+    odd = {c.text for clip in train_clips for c in training_captions(clip, "odd")}
+    assert texts <= odd
+    assert len(texts) > len(odd) / 2  # 30 batches need not draw every one
     assert not texts & {c.text for clip in train_clips for c in training_captions(clip, "even")}
     assert made.source.batch(2, 0)["features"].shape[1:] == (3, 1706)
 

@@ -16,6 +16,7 @@ from musiclm.core.runtime import RandomStreams
 from musiclm.generation.prompt import GenerationSettings
 from musiclm.stages.decoder import Decoder
 from musiclm.stages.decoding import SamplingConfig
+from musiclm.stages.layout import Segment
 
 _MAX_FINE_ROWS = 32
 
@@ -28,21 +29,24 @@ def acoustic_codes(
     settings: GenerationSettings,
     streams: Sequence[RandomStreams],
 ) -> Int[Tensor, "batch quantizers frames"]:
-    """All levels of acoustic codes.
+    """The levels of acoustic codes that the settings ask for, or all.
 
     Args:
         coarse: Of the stage that reads `segments`.
-        fine: Of the stage that reads the coarse codes.
-        segments: Codes by name, such as conditioning and semantic tokens.
+        fine: Of the stage that reads the coarse codes; it rests where no level of it is asked for.
+        segments: Codes by name, such as conditioning and semantic tokens; optional ones may lack.
         num_frames: Acoustic frames of the result.
-        settings: Temperatures and guidance.
+        settings: Temperatures, guidance and levels.
         streams: Random streams, one a sample.
 
     Raises:
         ConfigError: The coarse stage reads something that is not given.
     """
     first = coarse_codes(coarse, segments, num_frames, settings, streams)
-    return torch.cat([first, fine_codes(fine, first, settings, streams)], dim=1)
+    if settings.num_levels is not None and settings.num_levels <= first.shape[1]:
+        return first[:, : settings.num_levels]
+    both = torch.cat([first, fine_codes(fine, first, settings, streams)], dim=1)
+    return both[:, : settings.num_levels]
 
 
 def coarse_codes(
@@ -65,11 +69,9 @@ def coarse_codes(
     for number, start in enumerate(range(0, max(num_frames - half, 1), half)):
         stop = min(start + 2 * half, num_frames)
         cut = {
-            segment.name: _cut(
-                segments[segment.name], start, stop, rate, segment.spec.frame_rate_hz
-            )
+            segment.name: _cut(codes, start, stop, rate, segment.spec.frame_rate_hz)
             for segment in stage.layout.prefixes
-            if segment.name in segments
+            if (codes := _codes_of(segment, segments, num_frames, rate, len(streams))) is not None
         }
         blocks = decoder.blocks(
             cut,
@@ -112,6 +114,21 @@ def fine_codes(
         made.append(torch.cat([block.cpu() for block in blocks], dim=2))
     fine = torch.cat(made).unflatten(0, (len(streams), num_windows))
     return fine.transpose(1, 2).flatten(2, 3)[:, :, :num_frames]
+
+
+def _codes_of(
+    segment: Segment,
+    given: Mapping[str, Tensor],
+    num_frames: int,
+    rate_hz: int,
+    batch_size: int,
+) -> Tensor | None:
+    """What is given of a segment; the absent code where it is optional and nothing is."""
+    if segment.name in given or not segment.is_optional:
+        return given.get(segment.name)
+    own = segment.spec.frame_rate_hz
+    count = -(-num_frames * own // rate_hz) if own else 1
+    return torch.full((batch_size, segment.spec.num_quantizers, count), segment.absent_code)
 
 
 def _cut(codes: Tensor, start: int, stop: int, target_rate_hz: int, rate_hz: int) -> Tensor:

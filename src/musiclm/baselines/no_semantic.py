@@ -66,11 +66,7 @@ class NoSemanticStage:
             model.stages.decoders["fine"],
             {"conditioning": conditioning},
             num_frames,
-            GenerationSettings(
-                duration_seconds=duration_seconds,
-                temperatures=model.config.temperatures,
-                guidance=model.config.guidance,
-            ),
+            model.decided(GenerationSettings(duration_seconds=duration_seconds)),
             [RandomStreams(seed) for seed in seeds],
         )
         nothing = torch.zeros(0, dtype=torch.long)
