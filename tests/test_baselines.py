@@ -12,7 +12,9 @@ from musiclm.evaluation.systems import System
 from musiclm.generation.prompt import GenerationSettings
 from musiclm.recipes.tiny import tiny
 from musiclm.stages.decoder import make_decoder
+from musiclm.stages.extension import melody_segment, with_segment
 from musiclm.stages.layout import coarse_layout
+from musiclm.tokens.spec import TokenSpec
 from tests.support.corpus import write_corpus
 from tests.support.stages import COARSE, CONDITIONING, PAPER, SEMANTIC, make_layout, make_model
 
@@ -90,6 +92,25 @@ def test_acoustic_codes_are_the_same_alone_and_in_a_batch(stages, which):
     second = {name: value[1:] for name, value in given.items()}
     alone = acoustic_codes(stages[which], stages[2], second, 80, settings, streams[1:])
     assert torch.equal(both[1:], alone)
+
+
+def test_no_more_levels_are_made_than_asked_for(stages):
+    given, streams = codes(1, 40), [RandomStreams(5)]
+    whole = acoustic_codes(stages[1], stages[2], given, 80, GenerationSettings(), streams)
+    for num_levels in (1, 2, 4):
+        settings = GenerationSettings(num_levels=num_levels)
+        some = acoustic_codes(stages[1], stages[2], given, 80, settings, streams)
+        assert torch.equal(some, whole[:, :num_levels])
+
+
+def test_a_coarse_stage_that_reads_melodies_does_without(stages):
+    plain = stages[1].model
+    melody = TokenSpec(name="melody", frame_rate_hz=25, num_quantizers=2, codebook_size=8)
+    generator = torch.Generator().manual_seed(0)
+    melodic = make_decoder(with_segment(plain, melody_segment(melody, 2), generator))
+    given, settings, streams = codes(1, 40), GenerationSettings(), [RandomStreams(5)]
+    said = coarse_codes(melodic, given, 80, settings, streams)
+    assert torch.equal(said, coarse_codes(stages[1], given, 80, settings, streams))
 
 
 def test_a_longer_piece_begins_like_a_shorter_one(stages):
