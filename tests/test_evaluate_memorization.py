@@ -29,7 +29,7 @@ PLANTED = (0, 40, 71)
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory, unchecked) -> ModelParts:
     folder = tmp_path_factory.mktemp("memorization") / "model"
-    return ModelParts(str(write_random_bundle(folder, has_melody=False)), "cpu")
+    return ModelParts(str(write_random_bundle(folder)), "cpu")
 
 
 def random_clip(parts: ModelParts, number: int, split: Split) -> TokenizedClip:

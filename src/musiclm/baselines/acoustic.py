@@ -16,7 +16,7 @@ from musiclm.core.runtime import RandomStreams
 from musiclm.generation.prompt import GenerationSettings
 from musiclm.stages.decoder import Decoder
 from musiclm.stages.decoding import SamplingConfig
-from musiclm.stages.layout import Segment
+from musiclm.stages.extension import absent_codes
 
 _MAX_FINE_ROWS = 32
 
@@ -65,13 +65,14 @@ def coarse_codes(
     sampling = SamplingConfig(
         temperature=settings.decided_temperatures.coarse, guidance=settings.decided_guidance
     )
+    given = {**absent_codes(stage.layout, len(streams), num_frames), **segments}
     done: Tensor | None = None
     for number, start in enumerate(range(0, max(num_frames - half, 1), half)):
         stop = min(start + 2 * half, num_frames)
         cut = {
-            segment.name: _cut(codes, start, stop, rate, segment.spec.frame_rate_hz)
+            segment.name: _cut(given[segment.name], start, stop, rate, segment.spec.frame_rate_hz)
             for segment in stage.layout.prefixes
-            if (codes := _codes_of(segment, segments, num_frames, rate, len(streams))) is not None
+            if segment.name in given
         }
         blocks = decoder.blocks(
             cut,
@@ -114,21 +115,6 @@ def fine_codes(
         made.append(torch.cat([block.cpu() for block in blocks], dim=2))
     fine = torch.cat(made).unflatten(0, (len(streams), num_windows))
     return fine.transpose(1, 2).flatten(2, 3)[:, :, :num_frames]
-
-
-def _codes_of(
-    segment: Segment,
-    given: Mapping[str, Tensor],
-    num_frames: int,
-    rate_hz: int,
-    batch_size: int,
-) -> Tensor | None:
-    """What is given of a segment; the absent code where it is optional and nothing is."""
-    if segment.name in given or not segment.is_optional:
-        return given.get(segment.name)
-    own = segment.spec.frame_rate_hz
-    count = -(-num_frames * own // rate_hz) if own else 1
-    return torch.full((batch_size, segment.spec.num_quantizers, count), segment.absent_code)
 
 
 def _cut(codes: Tensor, start: int, stop: int, target_rate_hz: int, rate_hz: int) -> Tensor:

@@ -18,6 +18,7 @@ from musiclm.core.pretrained import load_weights, read_config_json
 from musiclm.data.manifest import Split
 from musiclm.data.token_source import TokenCropConfig, TokenCropSource
 from musiclm.evaluation.stage_metrics import unigram_entropy_nats
+from musiclm.stages.extension import absent_codes
 from musiclm.stages.language_model import Codes, StageConfig, StageModel
 from musiclm.training.tasks.stage import StageTask, StageTaskConfig
 
@@ -111,32 +112,20 @@ def held_out_codes(
             f"{stage.layout.name} stage reads at once. Tokenize longer clips, or choose another "
             "split."
         )
+    num_frames = stage.layout.target.spec.num_frames(stage.window_seconds)
     told = track(batches, f"{stage.layout.name} codes", console=Console(stderr=True))
     return [
         task.codes(
             {
                 key: value.to(device) if isinstance(value, Tensor) else value
-                for key, value in {**_absent(stage, len(batch["semantic"])), **batch}.items()
+                for key, value in {
+                    **absent_codes(stage.layout, len(batch["semantic"]), num_frames),
+                    **batch,
+                }.items()
             }
         )
         for batch in told
     ]
-
-
-def _absent(stage: StageConfig, count: int) -> dict[str, Codes]:
-    """Optional frame-wise codes that crops of a store do not have (a melody), all absent."""
-    return {
-        segment.name: torch.full(
-            (
-                count,
-                segment.spec.num_quantizers,
-                segment.spec.num_frames(stage.window_seconds),
-            ),
-            segment.absent_code,
-        )
-        for segment in stage.layout.prefixes
-        if segment.is_optional and segment.spec.frame_rate_hz
-    }
 
 
 @torch.no_grad()

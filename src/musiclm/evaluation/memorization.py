@@ -38,6 +38,7 @@ from musiclm.evaluation.transport import (
 )
 from musiclm.stages.decoder import Decoder, make_decoder
 from musiclm.stages.decoding import SamplingConfig
+from musiclm.stages.extension import absent_codes
 from musiclm.stages.language_model import StageModel
 
 _CHECKED_PAIRS = 32
@@ -247,7 +248,10 @@ def continue_examples(
         rows = slice(first, first + config.batch_size)
         conditioning, semantic = examples.conditioning[rows], examples.semantic[rows]
         blocks = decoder.blocks(
-            {"conditioning": conditioning},
+            {
+                **absent_codes(decoder.model.layout, len(conditioning), stop),
+                "conditioning": conditioning,
+            },
             stop,
             sampling=SamplingConfig(temperature=config.temperature),
             generators=generators[rows],

@@ -1,10 +1,15 @@
-"""Extending a stage: trained weights go on in a layout with one more optional segment."""
+"""Extending a stage: trained weights go on in a layout with one more optional segment.
+
+Whoever drives a stage by itself and has nothing to say of such segments gives their absent codes.
+"""
 
 import torch
+from jaxtyping import Int
+from torch import Tensor
 
 from musiclm.core.errors import ConfigError
 from musiclm.stages.language_model import StageConfig, StageModel
-from musiclm.stages.layout import Segment
+from musiclm.stages.layout import Segment, SegmentLayout
 from musiclm.tokens.spec import TokenSpec
 
 _NEW_SCALE = 0.02
@@ -60,3 +65,28 @@ def with_segment(model: StageModel, segment: Segment, generator: torch.Generator
         table.normal_(std=_NEW_SCALE * config.embedding_std, generator=generator)
         table[-1].zero_()
     return extended
+
+
+def absent_codes(
+    layout: SegmentLayout, batch_size: int, num_frames: int
+) -> dict[str, Int[Tensor, "batch quantizers frames"]]:
+    """The code that means nothing, for every optional frame-wise prefix (a melody) of a layout.
+
+    Args:
+        layout: A stage's.
+        batch_size: Rows.
+        num_frames: Frames of its target that they should cover.
+    """
+    rate = layout.target.spec.frame_rate_hz
+    return {
+        segment.name: torch.full(
+            (
+                batch_size,
+                segment.spec.num_quantizers,
+                -(-num_frames * segment.spec.frame_rate_hz // rate),
+            ),
+            segment.absent_code,
+        )
+        for segment in layout.prefixes
+        if segment.is_optional and segment.spec.frame_rate_hz
+    }
