@@ -111,7 +111,7 @@ def document_of(
             "Findings",
             "A finding holds when the whole 95 % interval of its difference lies above zero, does "
             "not hold when it lies below, and is undecided in between, or over fewer than "
-            f"{LEAST_PAIRS} pairs.",
+            f"{LEAST_PAIRS} pairs." + _unheard_text(scores),
             findings_grid(result.findings),
         ),
         Section(
@@ -152,6 +152,24 @@ def _captions_text(result: Reproduction) -> str:
     if count < result.num_asked:
         fewer = f" ({result.num_asked} were asked for; the test split has no more on both sides)"
     return f"{count} held-out captions{fewer}, clips of {scores.clip_seconds:g} s. "
+
+
+def _unheard_text(scores: EvaluationReport) -> str:
+    """Which systems do not listen to captions: to be ahead of those is no feat."""
+    deaf = [
+        name
+        for name in (*BASELINES, ABLATION)
+        if (row := scores.rows.get(name)) is not None
+        and row.similarity
+        and all(space.difference.low <= 0 for space in row.similarity.values())
+    ]
+    if not deaf:
+        return ""
+    return (
+        f" Read with care what is said of {', '.join(deaf)}: right captions suit its clips no "
+        "better than shuffled ones (MCC, right - shuffled, is not above zero in any space), so it "
+        "has not learned to follow them."
+    )
 
 
 def _fad_text(scores: EvaluationReport) -> str:
