@@ -1,7 +1,7 @@
 """Melody: the embedder, its tokens, and the stages that learn to follow them."""
 
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 from pydantic import Field
 
@@ -29,7 +29,6 @@ from musiclm.training.tasks.stage import StageTask
 from musiclm.training.trainer import TrainerConfig
 
 MelodyComponent = Literal["melody", "melody-stage", "melody-coarse-stage"]
-MELODY_COMPONENTS: tuple[MelodyComponent, ...] = get_args(MelodyComponent)
 MELODY_FILE = "melody.safetensors"
 MelodicStage = Literal["semantic", "coarse"]
 STAGE_OF: dict[MelodyComponent, MelodicStage] = {
