@@ -113,11 +113,11 @@ def test_everything_a_step_touches_lies_where_the_weights_are(stage, style):
         prefixes,
         NUM_FRAMES,
         batch_size=3,
-        is_guided=True,
+        sampling=SamplingConfig(top_k=3, guidance=2.0),
         known_target=None,
     )
     recorder, num_steps = TapeRecorder(), start.steps.shape[2]
-    room = Room(3, is_guided=True, num_positions=128, bucket=BUCKET, chunk_steps=32)
+    room = Room(3, num_copies=len(start.scales), num_positions=128, bucket=BUCKET, chunk_steps=32)
     workspace = Workspace(model, room, kernels=PLAIN, record=recorder)
     is_said = torch.ones(num_steps, model.pattern.num_columns, dtype=torch.bool)
     workspace.begin(start, SamplingConfig(top_k=3, guidance=2.0), is_said)

@@ -205,12 +205,26 @@ def test_a_melody_comes_again_in_longer_music_and_waits_for_what_is_continued(mo
     assert alone.shape[2] >= 6 * 25
 
 
-def test_a_batch_may_follow_a_tune_each(model, clip, tmp_path):
+def test_a_melody_is_followed_as_closely_as_it_should_be(model, clip):
+    def codes(melody_guidance=None, melody=clip):
+        settings = GenerationSettings(duration_seconds=1.0, melody_guidance=melody_guidance)
+        piece = model.generate("calm", settings=settings, melody=melody)
+        assert piece.settings.melody_guidance == melody_guidance
+        return piece.tokens.acoustic
+
+    assert torch.equal(codes(0.0), codes(melody=None))
+    assert torch.equal(codes(1.0), codes())
+    assert torch.equal(codes(5.0, None), codes(melody=None))
+    assert not torch.equal(codes(5.0), codes())
+
+
+@pytest.mark.parametrize("melody_guidance", [None, 3.0])
+def test_a_batch_may_follow_a_tune_each(model, clip, tmp_path, melody_guidance):
     other, silent = tmp_path / "other.wav", tmp_path / "silent.wav"
     tune(5, 3.0)[0].write(other)
     Waveform(torch.zeros(48_000), 16_000).write(silent)
     requests = [make_request(melody=path) for path in (clip, other, silent)]
-    settings = GenerationSettings(duration_seconds=1.0)
+    settings = GenerationSettings(duration_seconds=1.0, melody_guidance=melody_guidance)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         batch = model.generate_batch(
@@ -261,7 +275,9 @@ def test_the_record_makes_every_kind_of_piece_again(folder, clip, tmp_path):
     story.write_text("0:00 calm\n0:01 loud\n")
     out = tmp_path / "a.wav"
     run(
-        folder, "--story", story, "--blend", 0.5, "--duration", 2, "--melody", clip, "--output", out
+        folder,
+        *("--story", story, "--blend", 0.5, "--duration", 2),
+        *("--melody", clip, "--melody-guidance", 3, "--output", out),
     )
     again = tmp_path / "b.wav"
     run(folder, "--from", out.with_suffix(".json"), "--output", again)
@@ -307,6 +323,9 @@ def test_a_file_that_changed_since_is_not_taken_for_the_same(folder, clip, tmp_p
         ["calm", "--mix", "jazz"],
         ["--continue-from", "nowhere.wav"],
         ["--keep-from", "nowhere.safetensors"],
+        ["calm", "--melody-guidance", "2"],
+        ["calm", "--melody", "@clip", "--melody-guidance", "21"],
+        ["calm", "--melody", "@clip", "--melody-guidance", "nan"],
         ["calm", "--candidates", "0"],
         ["calm", "--candidates", "2", "--batch", "2"],
         ["calm", "--blend", "-1"],

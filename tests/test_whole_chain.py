@@ -72,7 +72,8 @@ def test_the_models_own_guidance_is_taken_unless_another_is_asked_for(folder, tm
     for part in folder.iterdir():
         (tmp_path / part.name).write_bytes(part.read_bytes())
     config = read_bundle_config(tmp_path)
-    write_bundle_config(tmp_path, config.model_copy(update={"guidance": 4.0}))
+    own = {"guidance": 4.0, "melody_guidance": 6.0}
+    write_bundle_config(tmp_path, config.model_copy(update=own))
     guided = MusicLM.from_pretrained(tmp_path, device="cpu")
     plain = MusicLM.from_pretrained(folder, device="cpu")
     pieces = {
@@ -84,6 +85,8 @@ def test_the_models_own_guidance_is_taken_unless_another_is_asked_for(folder, tm
     }
     assert pieces["guided", None].settings.guidance == 4.0
     assert pieces["plain", None].settings.guidance == 1.0
+    assert pieces["guided", None].settings.melody_guidance == 6.0
+    assert pieces["plain", None].settings.melody_guidance is None
     for name, own in (("guided", 4.0), ("plain", 1.0)):
         acoustic = pieces[name, None].tokens.acoustic
         assert torch.equal(acoustic, pieces["plain", own].tokens.acoustic)

@@ -5,6 +5,7 @@ from typing import Literal
 import torch
 
 from musiclm.layers.transformer import TransformerConfig
+from musiclm.stages.extension import melody_segment
 from musiclm.stages.language_model import StageConfig, StageModel
 from musiclm.stages.layout import LayoutStyle, coarse_layout, fine_layout, semantic_layout
 from musiclm.tokens.spec import TokenSpec
@@ -15,6 +16,7 @@ SIZE = 20
 CONDITIONING = TokenSpec(name="conditioning", num_quantizers=3, codebook_size=SIZE, frame_rate_hz=0)
 SEMANTIC = TokenSpec(name="semantic", num_quantizers=1, codebook_size=SIZE, frame_rate_hz=25)
 COARSE = TokenSpec(name="coarse", num_quantizers=2, codebook_size=SIZE, frame_rate_hz=50)
+MELODY = TokenSpec(name="melody", num_quantizers=2, codebook_size=SIZE, frame_rate_hz=25)
 FINE = TokenSpec(name="fine", num_quantizers=3, codebook_size=SIZE, frame_rate_hz=50)
 
 PAPER = LayoutStyle()
@@ -36,6 +38,11 @@ def make_layout(stage, style):
     if stage == "coarse":
         return coarse_layout(CONDITIONING, SEMANTIC, COARSE, style)
     return fine_layout(COARSE, FINE, style)
+
+
+def with_melody(layout, look_ahead_frames=1):
+    """The layout of a stage that reads a melody too."""
+    return layout.with_prefix(melody_segment(MELODY, look_ahead_frames))
 
 
 def make_config(layout, positions: Positions = "rotary", **changes):

@@ -38,6 +38,7 @@ def generate(  # noqa: PLR0913  (each is an option of the command)
     candidates: int = 1,
     temperature: float | None = None,
     guidance: float | None = None,
+    melody_guidance: float | None = None,
     levels: int | None = None,
     stream: bool = False,
     melody: Path | None = None,
@@ -68,6 +69,7 @@ def generate(  # noqa: PLR0913  (each is an option of the command)
             by default.
         guidance: How strongly the prompt steers: 1 as the stages learned it, more is more; the
             model's own by default.
+        melody_guidance: How closely a melody is followed, likewise.
         levels: Acoustic levels that are made and heard, coarse ones first; the model's own by
             default (docs/log.md says how they were chosen for the bundled one).
         stream: Write the audio while the rest is still being made, to a .wav file or, with
@@ -104,13 +106,14 @@ def generate(  # noqa: PLR0913  (each is an option of the command)
             "--duration": duration,
             "--temperature": temperature,
             "--guidance": guidance,
+            "--melody-guidance": melody_guidance,
             "--levels": levels,
         }
         _check_nothing_asked(prompt, request, chosen)
         prompt, seed, settings = record.prompt, record.seed, record.settings
         request = record.request
     else:
-        settings = _settings(duration, temperature, guidance, levels, request)
+        settings = _settings(duration, temperature, guidance, melody_guidance, levels, request)
         prompt, seed = _checked_prompt(prompt, request), seed or 0
     seeds = _seeds(seed, batch, candidates)
     if candidates > 1:
@@ -155,14 +158,18 @@ def _settings(
     duration: float | None,
     temperature: float | None,
     guidance: float | None,
+    melody_guidance: float | None,
     levels: int | None,
     request: GenerationRequest,
 ) -> GenerationSettings:
     temperature = 1.0 if temperature is None else temperature
     if not temperature >= 0 or temperature > 10:
         raise PromptError(f"The temperature is {temperature}; choose a number from 0 to 10.")
-    if guidance is not None and not 0 <= guidance <= 20:
-        raise PromptError(f"The guidance is {guidance}; choose a number from 0 to 20.")
+    for name, scale in (("guidance", guidance), ("melody guidance", melody_guidance)):
+        if scale is not None and not 0 <= scale <= 20:
+            raise PromptError(f"The {name} is {scale}; choose a number from 0 to 20.")
+    if melody_guidance is not None and request.melody is None and request.keep_from is None:
+        raise PromptError("There is no melody to follow: give --melody, or leave its guidance out.")
     if levels is not None and not 1 <= levels <= 64:
         raise PromptError(f"{levels} levels were asked for; choose 1 or more.")
     if duration is not None and request.keep_from is not None:
@@ -173,6 +180,7 @@ def _settings(
         duration_seconds=checked_duration(duration),
         temperature_scale=temperature,
         guidance=guidance,
+        melody_guidance=melody_guidance,
         num_levels=levels,
     )
 

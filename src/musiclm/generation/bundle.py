@@ -32,6 +32,8 @@ class BundleConfig(Config):
     guidance: float = Field(default=1.0, ge=0, le=20)
     """What generations take that say nothing else; above 1 needs stages that were trained with
     their conditioning left out at times."""
+    melody_guidance: float | None = Field(default=None, ge=0, le=20)
+    """Likewise, of melodies; that of everything by default."""
     temperatures: Temperatures = Temperatures()
     """Likewise."""
     num_levels: int | None = Field(default=None, ge=1, le=64)

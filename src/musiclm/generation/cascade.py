@@ -213,6 +213,7 @@ class Cascade:
         sampling = SamplingConfig(
             temperature=getattr(settings.decided_temperatures, name),
             guidance=settings.decided_guidance,
+            guidance_of={"melody": settings.decided_melody_guidance},
         )
         changes = [frame * grid for frame in material.changes(semantic_rate)]
         pieces = sliding_windows(track.num_frames, window, window // 2, track.num_known, changes)

@@ -286,13 +286,18 @@ class MusicLM:
     def decided(self, settings: GenerationSettings | None) -> GenerationSettings:
         """The settings with the model's own where nothing else is asked for."""
         settings = settings or GenerationSettings()
-        guidance = self.config.guidance if settings.guidance is None else settings.guidance
-        temperatures = settings.temperatures or self.config.temperatures
+        own = self.config
+        guidance = own.guidance if settings.guidance is None else settings.guidance
+        melody_guidance = settings.melody_guidance
+        if melody_guidance is None:
+            melody_guidance = own.melody_guidance
+        temperatures = settings.temperatures or own.temperatures
         return GenerationSettings(
             duration_seconds=settings.duration_seconds,
             temperatures=temperatures.scaled(settings.temperature_scale),
             guidance=guidance,
-            num_levels=settings.num_levels or self.config.num_levels,
+            melody_guidance=melody_guidance,
+            num_levels=settings.num_levels or own.num_levels,
         )
 
     def _num_samples(self, asked: "_Asked") -> int:

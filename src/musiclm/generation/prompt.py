@@ -45,6 +45,9 @@ class GenerationSettings(Config):
     guidance: float | None = Field(default=None, ge=0, le=20, allow_inf_nan=False)
     """How far logits move from those without the prompt (0) to those with it (1) and beyond; by
     default as far as the model's folder says."""
+    melody_guidance: float | None = Field(default=None, ge=0, le=20, allow_inf_nan=False)
+    """The same for a melody, from logits without it to those with it; by default as the model's
+    folder says, or as far as `guidance`."""
 
     @property
     def decided_temperatures(self) -> Temperatures:
@@ -55,6 +58,11 @@ class GenerationSettings(Config):
     def decided_guidance(self) -> float:
         """The guidance, or 1 (none) where nobody has decided."""
         return 1.0 if self.guidance is None else self.guidance
+
+    @property
+    def decided_melody_guidance(self) -> float:
+        """That of the melody, or of everything where nobody has decided."""
+        return self.decided_guidance if self.melody_guidance is None else self.melody_guidance
 
 
 def checked_text(text: str) -> str:

@@ -6,6 +6,7 @@ piece on every device, in every batch, streamed or whole.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from jaxtyping import Float, Int
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from musiclm.core.config import Config
 from musiclm.core.errors import PromptError
+from musiclm.stages.guidance import contrasted, contrasts, with_copies
 from musiclm.stages.language_model import Codes, StageModel
 
 FrameCodes = Int[Tensor, "batch quantizers"]
@@ -30,6 +32,9 @@ class SamplingConfig(Config):
     guidance: float = Field(default=1.0, ge=0, allow_inf_nan=False)
     """Logits move from those without the optional segments (0) to those with them (1) and beyond;
     other values than 1 double the work of a step. The paper states none."""
+    guidance_of: Mapping[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = {}
+    """Other scales for some of the optional segments, by name (`stages.guidance`); each takes the
+    work of one more row of the batch where its segment says something."""
 
 
 def generate(
@@ -84,7 +89,7 @@ def generate_frames(
         segments,
         num_frames,
         batch_size=len(generators),
-        is_guided=sampling.guidance != 1,
+        sampling=sampling,
         known_target=known_target,
     )
     steps, pattern, size = start.steps, model.pattern, model.layout.target.spec.codebook_size
@@ -99,7 +104,8 @@ def generate_frames(
             states = model.transformer.decode_step(inputs, cache)[:, -1]
         levels = pattern.levels_at(step, num_frames, start.num_known)
         if levels:
-            chosen = _choose(model.level_logits(states, levels), sampling, generators)
+            logits = contrasted(model.level_logits(states, levels), start.scales)
+            chosen = sample_codes(logits, sampling, generators)
             chosen = chosen + torch.arange(
                 levels.start * size, levels.stop * size, size, device=chosen.device
             )
@@ -118,9 +124,11 @@ class Start:
     """Ids of all steps: known ones, and pads to be written over."""
     inputs: Float[Tensor, "rows positions dim"]
     """Embedded prefixes, begin vector and known steps; the last position predicts the first
-    unknown step. With guidance the batch comes twice: as it is, and with nothing optional."""
+    unknown step. With guidance the batch comes several times (`stages.guidance`)."""
     aligned: Float[Tensor, "rows steps dim"] | None
     """What is added to the input of each step."""
+    scales: tuple[float, ...]
+    """Of the copies that follow the batch in `inputs`."""
     first_step: int
     """The first step that is not known."""
     num_known: int
@@ -144,7 +152,7 @@ def prepare(
     num_frames: int,
     *,
     batch_size: int,
-    is_guided: bool,
+    sampling: SamplingConfig,
     known_target: Codes | None,
 ) -> Start:
     """Checks a request and embeds what is known.
@@ -157,14 +165,16 @@ def prepare(
     _check(model, segments, num_frames, batch_size, known_target)
     num_known = 0 if known_target is None else known_target.shape[2]
     steps = model.pattern.apply(_known_codes(model, batch_size, num_frames, known_target))
-    if is_guided:
-        segments = _with_absent(model, segments)
+    prefixes = model.layout.prefixes
+    copies = contrasts(prefixes, segments, sampling.guidance, sampling.guidance_of)
+    segments = with_copies(prefixes, segments, copies)
     aligned = model.embed_aligned(segments, steps.shape[2])
     first_step = model.pattern.num_known_steps(num_known)
-    known_steps = steps[:, :, :first_step].repeat(2 if is_guided else 1, 1, 1)
-    prefixes = model.embed_prefixes(segments)
-    inputs = torch.cat([*prefixes, model.step_inputs(known_steps, aligned)], dim=1)
-    return Start(steps, inputs, aligned, first_step, num_known)
+    known_steps = steps[:, :, :first_step].repeat(1 + len(copies), 1, 1)
+    read = model.embed_prefixes(segments)
+    inputs = torch.cat([*read, model.step_inputs(known_steps, aligned)], dim=1)
+    scales = tuple(copy.scale for copy in copies)
+    return Start(steps, inputs, aligned, scales, first_step, num_known)
 
 
 def sample_codes(
@@ -201,15 +211,6 @@ def gumbel_noise(
     return noise.log_().neg_().log_().neg_()
 
 
-def _choose(
-    logits: Tensor, sampling: SamplingConfig, generators: Sequence[torch.Generator]
-) -> Tensor:
-    if sampling.guidance != 1:
-        given, absent = logits.chunk(2)
-        logits = torch.lerp(absent, given, sampling.guidance)
-    return sample_codes(logits, sampling, generators)
-
-
 def _known_codes(
     model: StageModel, batch_size: int, num_frames: int, known_target: Tensor | None
 ) -> Tensor:
@@ -223,16 +224,6 @@ def _known_codes(
     if known_target is not None:
         codes[:, :, : known_target.shape[2]] = known_target
     return codes
-
-
-def _with_absent(model: StageModel, segments: Mapping[str, Codes]) -> Mapping[str, Codes]:
-    """The batch twice: as it is, and with every optional segment absent."""
-    doubled: dict[str, Codes] = {}
-    for segment in model.layout.prefixes:
-        codes = segments[segment.name]
-        other = torch.full_like(codes, segment.absent_code) if segment.is_optional else codes
-        doubled[segment.name] = torch.cat([codes, other])
-    return doubled
 
 
 def said_codes(model: StageModel, steps: Tensor, first_frame: int, num_frames: int) -> Codes:

@@ -83,7 +83,7 @@ class GraphDecoder:
             segments,
             num_frames,
             batch_size=len(generators),
-            is_guided=sampling.guidance != 1,
+            sampling=sampling,
             known_target=known_target,
         )
         is_said = self._is_said(start, num_frames)
@@ -181,7 +181,7 @@ class GraphDecoder:
         noise = config.layout.target.spec.codebook_size * self.model.pattern.num_columns
         return Room(
             batch_size=batch_size,
-            is_guided=start.inputs.shape[0] > batch_size,
+            num_copies=len(start.scales),
             num_positions=num_positions,
             bucket=bucket,
             chunk_steps=max(WARM_UPS, min(_CHUNK_STEPS, _CHUNK_NOISE // (noise * batch_size))),

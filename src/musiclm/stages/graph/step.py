@@ -4,7 +4,7 @@ Where the step stands is a number on the device, and all that changes lies in te
 once. So a step can be recorded (as a CUDA graph) and replayed without asking the host anything. It
 attends to a fixed number of cached positions, of which those not yet filled are hidden.
 
-Axes: `rows`, one a sample (two with guidance); `keys`, the cached positions that are read; the
+Axes: `rows`, one a sample (several with guidance); `keys`, the cached positions that are read; the
 others as in `stages.language_model`.
 """
 
@@ -21,6 +21,7 @@ from torch.nn import functional
 
 from musiclm.layers.attention import RotaryPositions, rotate
 from musiclm.layers.transformer import NORM_EPSILON, Block
+from musiclm.stages.guidance import contrasted
 from musiclm.stages.language_model import StageModel
 
 
@@ -73,8 +74,8 @@ class StepState(NamedTuple):
     """[1]: its place among all positions."""
     tick: Tensor
     """[1]: its place in the chunk."""
-    guidance: Tensor
-    """[1]"""
+    scales: Tensor
+    """[copies]: of guidance."""
     inverse_temperature: Tensor
     """[1]; 1 when greedy."""
 
@@ -197,9 +198,7 @@ def choose_step(
     states = functional.rms_norm(states, states.shape[1:], network.norm, NORM_EPSILON)
     logits = functional.linear(states, rows.flatten(0, 1)).float()
     logits = logits.unflatten(1, (num_columns, size))
-    if len(logits) > num_samples:
-        given, absent = logits.chunk(2)
-        logits = torch.lerp(absent, given, state.guidance)
+    logits = contrasted(logits, state.scales)
     if top_k is not None:
         least = logits.topk(top_k, dim=-1).values[..., -1:]
         logits = logits.masked_fill(logits < least, -math.inf)

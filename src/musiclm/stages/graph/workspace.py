@@ -19,8 +19,8 @@ class Room:
 
     batch_size: int
     """Samples."""
-    is_guided: bool
-    """Whether the batch comes twice."""
+    num_copies: int
+    """How often the batch comes again, for guidance."""
     num_positions: int
     """Prefixes and steps; a whole number of buckets."""
     bucket: int
@@ -30,7 +30,7 @@ class Room:
 
     def holds(self, asked: "Room") -> bool:
         """Whether a request that asks for this room can be served."""
-        is_same = (self.batch_size, self.is_guided) == (asked.batch_size, asked.is_guided)
+        is_same = (self.batch_size, self.num_copies) == (asked.batch_size, asked.num_copies)
         return is_same and self.num_positions >= asked.num_positions
 
 
@@ -86,7 +86,7 @@ class Workspace:
         state.pending.copy_(start.inputs[:, -1])
         is_greedy = sampling.temperature == 0
         state.inverse_temperature.fill_(1 if is_greedy else 1 / sampling.temperature)
-        state.guidance.fill_(sampling.guidance)
+        state.scales.copy_(torch.tensor(start.scales))
         state.noise.zero_()
         state.step.fill_(start.first_step)
         state.position.fill_(start.first_position + start.first_step)
@@ -145,7 +145,7 @@ class Workspace:
 @torch.no_grad()
 def _allocate(model: StageModel, room: Room) -> tuple[Network, KVCache, StepState]:
     network = network_of(model, room.num_positions)
-    num_rows = room.batch_size * (2 if room.is_guided else 1)
+    num_rows = room.batch_size * (1 + room.num_copies)
     num_columns, size = model.pattern.num_columns, model.layout.target.spec.codebook_size
     cache = model.transformer.new_cache(num_rows, room.num_positions)
     for memory in (*cache.keys, *cache.values):
@@ -171,7 +171,7 @@ def _allocate(model: StageModel, room: Room) -> tuple[Network, KVCache, StepStat
         step=whole(1),
         position=whole(1),
         tick=whole(1),
-        guidance=real(1),
+        scales=real(room.num_copies),
         inverse_temperature=real(1),
     )
     return network, cache, state

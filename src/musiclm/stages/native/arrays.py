@@ -1,6 +1,6 @@
 """What the compiled loop reads and writes: tuples of arrays, with the axes of each.
 
-Axes: `rows`, one a sample (two with guidance); `positions` of the caches; `lanes` of a panel.
+Axes: `rows`, one a sample (several with guidance); `positions` of the caches; `lanes` of a panel.
 """
 
 from typing import Any, NamedTuple
@@ -76,5 +76,5 @@ class Choice(NamedTuple):
     """Float32; 0 takes the likeliest."""
     top_k: int
     """0 for all."""
-    guidance: Any
-    """Float32; used when there are two rows a sample."""
+    scales: Array
+    """[copies], float32: the rows of guidance that follow those of the samples."""

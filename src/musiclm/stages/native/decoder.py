@@ -69,7 +69,7 @@ class NativeDecoder:
             segments,
             num_frames,
             batch_size=len(generators),
-            is_guided=sampling.guidance != 1,
+            sampling=sampling,
             known_target=known_target,
         )
         pattern, num_steps = self.model.pattern, start.steps.shape[2]
@@ -136,7 +136,15 @@ class NativeDecoder:
             aligned=np.ascontiguousarray(aligned.float().numpy()),
             pending=np.ascontiguousarray(inputs[:, -1]),
         )
-        return _Loop(self._network, self._target, cache, progress, sampling, start.first_position)
+        return _Loop(
+            self._network,
+            self._target,
+            cache,
+            progress,
+            sampling,
+            np.array(start.scales, np.float32),
+            start.first_position,
+        )
 
     def _chunk_steps(self, batch_size: int) -> int:
         """Steps between two looks at the result: few enough for their noise to stay small."""
@@ -153,6 +161,7 @@ class _Loop:
     cache: Cache
     progress: Progress
     sampling: SamplingConfig
+    scales: Array
     first_position: int
 
     def advance(self, first: int, stop: int, generators: Sequence[torch.Generator]) -> Array:
@@ -166,7 +175,7 @@ class _Loop:
         choice = Choice(
             inverse_temperature=np.float32(1 / temperature if temperature > 0 else 0),
             top_k=self.sampling.top_k or 0,
-            guidance=np.float32(self.sampling.guidance),
+            scales=self.scales,
         )
         span = (first, stop, self.first_position)
         decode_steps(
@@ -189,7 +198,7 @@ def _shares(batch_size: int, num_threads: int) -> list[slice]:
 
 
 def _rows_of(share: slice, start: Start) -> list[int]:
-    """Rows of the batch, and with guidance those of its other half."""
+    """Rows of the batch, and with guidance those of its copies."""
     batch_size = start.steps.shape[0]
     samples = range(share.start, share.stop)
     return [

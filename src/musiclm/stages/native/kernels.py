@@ -1,6 +1,6 @@
 """The decoding loop of a stage, compiled: everything a step computes, without returning to Python.
 
-Written with numba as plain loops over arrays. Axes: `rows`, one a sample (two with guidance);
+Written with numba as plain loops over arrays. Axes: `rows`, one a sample (several with guidance);
 `queries`, the positions read at once; `positions` of the caches; `lanes` of a panel.
 
 Matrices are cut into panels of 64 outputs, the outputs innermost: the inner loops run over
@@ -334,11 +334,13 @@ def _say(
         level = first + index
         for sample in range(batch):
             chances = logits[index, sample]
-            if logits.shape[1] > batch:
-                absent = logits[index, batch + sample]
-                for code in range(chances.shape[0]):
-                    difference = chances[code] - absent[code]
-                    chances[code] = absent[code] + choice.guidance * difference
+            for code in range(chances.shape[0]):
+                value = logits[index, choice.scales.shape[0] * batch + sample, code]
+                for copy in range(choice.scales.shape[0] - 1, -1, -1):
+                    nearer = logits[index, copy * batch + sample, code]
+                    farther = logits[index, (copy + 1) * batch + sample, code]
+                    value += choice.scales[copy] * (nearer - farther)
+                chances[code] = value
             code = _choose(chances, noise[sample, index], choice)
             column = level if num_columns > 1 else 0
             progress.steps[sample, column, step] = level * target.codebook_size + code
