@@ -13,12 +13,11 @@ from musiclm.core.runtime import RandomStreams
 from musiclm.data.manifest import Clip, Corpus, Labels, Note, write_manifest
 from musiclm.evaluation.probes import (
     ProbeConfig,
+    hot_frames,
     mel_representation,
     pooled,
     run_probes,
-    token_representation,
 )
-from musiclm.tokens.spec import TokenSpec
 
 RATE = 8_000
 CONFIG = ProbeConfig(
@@ -72,21 +71,16 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     return Corpus.open(folder)
 
 
-class LoudestBand:
-    """A tokenizer: the loudest of the mel bands."""
-
-    token_spec = TokenSpec(name="semantic", num_quantizers=1, codebook_size=64, frame_rate_hz=25)
-    sample_rate_hz = RATE
-
-    def tokenize(self, samples: torch.Tensor) -> torch.Tensor:
-        return mel_representation(MEL)(samples).argmax(dim=1, keepdim=True)
+def loudest_bands(samples: torch.Tensor) -> torch.Tensor:
+    """Tokens: the loudest of the mel bands of each frame."""
+    return hot_frames(mel_representation(MEL)(samples)[0].argmax(dim=0), MEL.num_mels)
 
 
 def test_mels_and_tokens_tell_what_noise_does_not(corpus: Corpus):
     noise = RandomStreams(2).generator("noise")
     representations = {
         "mel": mel_representation(MEL),
-        "tokens": token_representation(LoudestBand()),
+        "tokens": loudest_bands,
         "noise": lambda _: torch.randn(1, 8, 50, generator=noise),
     }
     report = run_probes(corpus, representations, CONFIG)
@@ -106,6 +100,28 @@ def test_mels_and_tokens_tell_what_noise_does_not(corpus: Corpus):
     assert gain["instrument"].mean == pytest.approx(
         report.scores["mel"]["instrument"].accuracy - report.scores["noise"]["instrument"].accuracy
     )
+
+
+def test_several_crops_of_a_clip_share_its_labels_and_count_as_one(corpus: Corpus):
+    """Crops of 1 s at 0.35 and 1.05 s of 2.4 s: all of a clip's frames and crops are its own."""
+    config = CONFIG.model_copy(update={"crop_seconds": 1.0, "crops_per_clip": 2})
+    seen: list[int] = []
+
+    def mel(samples: torch.Tensor) -> torch.Tensor:
+        seen.append(samples.shape[1])
+        return mel_representation(MEL)(samples)
+
+    report = run_probes(corpus, {"mel": mel}, config)
+    scores = report.scores["mel"]
+    assert seen == [RATE] * 2 * (24 + 12)
+    assert scores["instrument"].num_tested == 2 * 12
+    assert scores["pitch_class"].num_tested == pytest.approx(12 * 6, abs=8)
+    assert scores["instrument"].accuracy > 0.9
+    assert scores["pitch_class"].accuracy > 0.9
+    for score in scores.values():
+        assert len(score.by_clip) == 12
+    halves = set(scores["tempo"].by_clip.values())
+    assert halves <= {0.0, 0.5, 1.0}
 
 
 def test_probes_can_be_scored_on_another_corpus(corpus: Corpus):

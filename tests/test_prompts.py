@@ -206,16 +206,18 @@ def test_a_melody_comes_again_in_longer_music_and_waits_for_what_is_continued(mo
 
 
 def test_a_melody_is_followed_as_closely_as_it_should_be(model, clip):
-    def codes(melody_guidance=None, melody=clip):
+    def tokens(melody_guidance=None, melody=clip):
         settings = GenerationSettings(duration_seconds=1.0, melody_guidance=melody_guidance)
         piece = model.generate("calm", settings=settings, melody=melody)
         assert piece.settings.melody_guidance == melody_guidance
-        return piece.tokens.acoustic
+        return piece.tokens
 
-    assert torch.equal(codes(0.0), codes(melody=None))
-    assert torch.equal(codes(1.0), codes())
-    assert torch.equal(codes(5.0, None), codes(melody=None))
-    assert not torch.equal(codes(5.0), codes())
+    plain, close, loose = tokens(), tokens(5.0), tokens(0.0)
+    assert torch.equal(tokens(1.0).acoustic, plain.acoustic)
+    for other in (close, loose):
+        assert torch.equal(other.semantic, plain.semantic)
+        assert not torch.equal(other.acoustic, plain.acoustic)
+    assert torch.equal(tokens(5.0, None).acoustic, tokens(melody=None).acoustic)
 
 
 @pytest.mark.parametrize("melody_guidance", [None, 3.0])

@@ -72,7 +72,7 @@ def test_the_models_own_guidance_is_taken_unless_another_is_asked_for(folder, tm
     for part in folder.iterdir():
         (tmp_path / part.name).write_bytes(part.read_bytes())
     config = read_bundle_config(tmp_path)
-    own = {"guidance": 4.0, "melody_guidance": 6.0}
+    own = {"guidance": 4.0, "coarse_guidance": 4.0, "melody_guidance": 6.0}
     write_bundle_config(tmp_path, config.model_copy(update=own))
     guided = MusicLM.from_pretrained(tmp_path, device="cpu")
     plain = MusicLM.from_pretrained(folder, device="cpu")
@@ -87,9 +87,24 @@ def test_the_models_own_guidance_is_taken_unless_another_is_asked_for(folder, tm
     assert pieces["plain", None].settings.guidance == 1.0
     assert pieces["guided", None].settings.melody_guidance == 6.0
     assert pieces["plain", None].settings.melody_guidance is None
+    assert pieces["guided", None].settings.coarse_guidance == 4.0
+    assert pieces["guided", 1.0].settings.coarse_guidance is None
     for name, own in (("guided", 4.0), ("plain", 1.0)):
         acoustic = pieces[name, None].tokens.acoustic
         assert torch.equal(acoustic, pieces["plain", own].tokens.acoustic)
+
+
+def test_the_coarse_stage_may_have_its_own_guidance(model):
+    def tokens(**guidance):
+        settings = GenerationSettings(duration_seconds=1.0, **guidance)
+        piece = model.generate("solo flute", settings=settings)
+        assert model.decided(piece.settings) == piece.settings
+        return piece.tokens
+
+    both, own = tokens(guidance=4.0), tokens(guidance=4.0, coarse_guidance=8.0)
+    assert torch.equal(both.semantic, own.semantic)
+    assert not torch.equal(both.acoustic, own.acoustic)
+    assert torch.equal(tokens(guidance=4.0, coarse_guidance=4.0).acoustic, both.acoustic)
 
 
 def test_pieces_longer_than_every_window_go_on(model):

@@ -63,7 +63,7 @@ def coarse_codes(
     grid = max((rate // slower for slower in rates if slower), default=1)
     half = max(1, int(stage.config.window_seconds * rate) // (2 * grid)) * grid
     sampling = SamplingConfig(
-        temperature=settings.decided_temperatures.coarse, guidance=settings.decided_guidance
+        temperature=settings.decided_temperatures.coarse, guidance=settings.guidance_of("coarse")
     )
     given = {**absent_codes(stage.layout, len(streams), num_frames), **segments}
     done: Tensor | None = None

@@ -10,7 +10,6 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 from torch import Tensor
-from torch.nn import functional
 
 from musiclm.cli.held_out import ModelParts, held_out_split, middle, spread, write_report
 from musiclm.data.manifest import Corpus
@@ -20,9 +19,9 @@ from musiclm.evaluation.probes import (
     ProbeReport,
     ProbeScore,
     Representation,
+    hot_frames,
     mel_representation,
     run_probes,
-    token_representation,
 )
 from musiclm.evaluation.stage_metrics import token_counts, unigram_entropy_nats
 from musiclm.semantic.tokenizer import SemanticTokenizer
@@ -42,6 +41,7 @@ def evaluate_semantic(  # noqa: PLR0913  (each is an option of the command)
     num_clips: int = 200,
     num_fit_clips: int = 400,
     clip_seconds: float = 10.0,
+    crops_per_clip: int = 1,
     device: str = "auto",
 ) -> None:
     """Probe semantic tokens for pitch class, lead instrument and tempo, beside raw log-mels.
@@ -57,7 +57,9 @@ def evaluate_semantic(  # noqa: PLR0913  (each is an option of the command)
         report: The .json file to write.
         num_clips: Clips the probes are scored on.
         num_fit_clips: Clips the probes are fitted on.
-        clip_seconds: The middle of each clip, so long.
+        clip_seconds: Length of a crop.
+        crops_per_clip: Crops of each clip that probes are fitted on and scored on, spread evenly
+            over it; one is its middle. Intervals are over clips.
         device: auto, cpu or cuda.
     """
     parts = ModelParts(source, device)
@@ -80,6 +82,7 @@ def evaluate_semantic(  # noqa: PLR0913  (each is an option of the command)
     config = ProbeConfig(
         sample_rate_hz=tokenizer.sample_rate_hz,
         crop_seconds=clip_seconds,
+        crops_per_clip=crops_per_clip,
         test_split=split,
         num_fit_clips=num_fit_clips,
         num_test_clips=num_clips,
@@ -96,6 +99,7 @@ def evaluate_semantic(  # noqa: PLR0913  (each is an option of the command)
         "test_corpus": str(test_corpus or corpus),
         "split": split,
         "clip_seconds": clip_seconds,
+        "crops_per_clip": crops_per_clip,
         "num_clips": len(chosen),
         "num_tokens": joined.numel(),
         "codebook_size": size,
@@ -119,10 +123,21 @@ def representations(
     tokenizer: SemanticTokenizer, device: torch.device
 ) -> dict[str, Representation]:
     """Tokens, the features they are cut from, and raw log-mels at the same frame rate."""
-    tokens = token_representation(tokenizer)
+    size = tokenizer.token_spec.codebook_size
+    latest: list[Tensor] = []
+
+    def features(samples: Tensor) -> Tensor:
+        """Those of the same samples, asked for again, are not computed again."""
+        if not (latest and latest[0] is samples):
+            latest[:] = [samples, tokenizer.features(samples.to(device))]
+        return latest[1]
+
+    def tokens(samples: Tensor) -> Tensor:
+        return hot_frames(tokenizer.assign(features(samples))[0], size)
+
     return {
-        "tokens": lambda samples: tokens(samples.to(device)).cpu(),
-        "features": lambda samples: tokenizer.features(samples.to(device)).cpu(),
+        "tokens": lambda samples: tokens(samples).cpu(),
+        "features": lambda samples: features(samples).cpu(),
         "log-mel": mel_representation(
             tokenizer.config.w2v_bert.spectrogram,
             frame_rate_hz=tokenizer.token_spec.frame_rate_hz,
@@ -152,8 +167,7 @@ def mel_tokens(
 
     def represent(samples: Tensor) -> Tensor:
         rows = (log_mel(samples)[0].T - fit.mean) / fit.deviation
-        codes = torch.cdist(rows, fit.centroids).argmin(dim=1)
-        return functional.one_hot(codes, size).T[None].float()
+        return hot_frames(torch.cdist(rows, fit.centroids).argmin(dim=1), size)
 
     return represent
 

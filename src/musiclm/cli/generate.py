@@ -69,7 +69,8 @@ def generate(  # noqa: PLR0913  (each is an option of the command)
             by default.
         guidance: How strongly the prompt steers: 1 as the stages learned it, more is more; the
             model's own by default.
-        melody_guidance: How closely a melody is followed, likewise.
+        melody_guidance: How closely a melody is followed, likewise; more costs some of the style
+            that was asked for.
         levels: Acoustic levels that are made and heard, coarse ones first; the model's own by
             default (docs/log.md says how they were chosen for the bundled one).
         stream: Write the audio while the rest is still being made, to a .wav file or, with

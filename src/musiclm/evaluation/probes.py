@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from pydantic import Field
 from sklearn.exceptions import ConvergenceWarning
@@ -30,7 +30,6 @@ from musiclm.core.config import Config
 from musiclm.core.errors import DataError
 from musiclm.data.manifest import Clip, Corpus, Split
 from musiclm.evaluation.distances import Interval, bootstrap_mean
-from musiclm.tokens.spec import Tokenizer
 
 Representation = Callable[[Tensor], Tensor]
 """`[1, samples]` audio to `[1, dim, frames]`."""
@@ -44,7 +43,9 @@ class ProbeConfig(Config):
     sample_rate_hz: int = Field(default=24_000, gt=0)
     """Rate the representations read."""
     crop_seconds: float = Field(default=10.0, gt=0)
-    """Length of audio taken from the middle of each clip."""
+    """Length of a crop."""
+    crops_per_clip: int = Field(default=1, gt=0)
+    """Crops of each clip, spread evenly over it; one is its middle."""
     fit_split: Split = "train"
     """Clips the probes are fitted on."""
     test_split: Split = "validation"
@@ -54,7 +55,7 @@ class ProbeConfig(Config):
     num_test_clips: int = Field(default=200, gt=0)
     """At most so many, spread evenly over the split."""
     frames_per_clip: int = Field(default=16, gt=0)
-    """Frames with a sounding melody note that are drawn from each clip."""
+    """Frames with a sounding melody note that are drawn from each clip, from its crops in turn."""
     penalties: tuple[float, ...] = (0.001, 0.01, 0.1)
     """Inverse strengths of the regression's penalty; the best on a quarter of the fitting clips."""
     max_iterations: int = Field(default=200, gt=0)
@@ -123,15 +124,9 @@ class ProbeReport:
         return "\n".join([*lines, "| chance | " + " | ".join(chances) + " |"])
 
 
-def token_representation(tokenizer: Tokenizer) -> Representation:
-    """The codes of a tokenizer as one-hot frames, its levels one above the other."""
-
-    def represent(samples: Tensor) -> Tensor:
-        codes = tokenizer.tokenize(samples)
-        hot = functional.one_hot(codes, tokenizer.token_spec.codebook_size)
-        return hot.transpose(2, 3).flatten(1, 2).float()
-
-    return represent
+def hot_frames(codes: Int[Tensor, " frames"], size: int) -> Float[Tensor, "1 size frames"]:
+    """Codes as a representation: one dimension for each, 1 where it is said."""
+    return functional.one_hot(codes, size).T[None].float()
 
 
 def mel_representation(config: LogMelConfig, *, frame_rate_hz: int = 25) -> Representation:
@@ -211,6 +206,7 @@ class _Readings:
     """What was read from the clips of a split; frames and crops by representation."""
 
     clips: Sequence[Clip]
+    crop_owners: NDArray[np.int64]
     pitch_classes: Sequence[int]
     frame_owners: Sequence[int]
     frames: Mapping[str, NDArray[np.float32]]
@@ -222,11 +218,12 @@ class _Readings:
             labels = np.array([str(pitch) for pitch in self.pitch_classes])
             return _Table(probe, self.frames[name], labels, np.array(self.frame_owners))
         if probe == "instrument":
-            labels = np.array([clip.labels.lead for clip in self.clips])
+            by_clip = np.array([clip.labels.lead for clip in self.clips])
         else:
-            labels = np.array([_tempo_class(clip, tempo_bounds) for clip in self.clips])
+            by_clip = np.array([_tempo_class(clip, tempo_bounds) for clip in self.clips])
+        labels = by_clip[self.crop_owners]
         known = np.flatnonzero(labels != "")
-        return _Table(probe, self.crops[name][known], labels[known], known)
+        return _Table(probe, self.crops[name][known], labels[known], self.crop_owners[known])
 
 
 def _tempo_class(clip: Clip, bounds: Sequence[float]) -> str:
@@ -251,35 +248,68 @@ def _read(
     clips = [available[index * len(available) // count] for index in range(count)]
     pitch_classes: list[int] = []
     owners: list[int] = []
-    frames: dict[str, list[NDArray[np.float32]]] = {name: [] for name in representations}
-    crops: dict[str, list[NDArray[np.float32]]] = {name: [] for name in representations}
+    per_crop = -(-config.frames_per_clip // config.crops_per_clip)
+    num_crops = len(clips) * config.crops_per_clip
+    frames = {name: _Rows(num_crops * per_crop) for name in representations}
+    crops = {name: _Rows(num_crops) for name in representations}
     draws = np.random.default_rng(config.seed)
-    for owner, clip in enumerate(clips):
-        start = max(clip.duration_seconds - config.crop_seconds, 0) / 2
+    for crop in range(num_crops):
+        owner, place = divmod(crop, config.crops_per_clip)
+        clip = clips[owner]
+        room = max(clip.duration_seconds - config.crop_seconds, 0)
+        start = room * (2 * place + 1) / (2 * config.crops_per_clip)
         waveform = corpus.audio(
             clip,
             sample_rate_hz=config.sample_rate_hz,
             start_seconds=start,
             duration_seconds=config.crop_seconds,
         )
-        seconds = draws.uniform(0, waveform.duration_seconds, 4 * config.frames_per_clip)
+        seconds = draws.uniform(0, waveform.duration_seconds, 4 * per_crop)
         sounding = [(at, pitch) for at in seconds if (pitch := _pitch_at(clip, start + at)) >= 0]
-        sounding = sounding[: config.frames_per_clip]
+        sounding = sounding[:per_crop]
         pitch_classes += [pitch % 12 for _, pitch in sounding]
         owners += [owner] * len(sounding)
+        samples = waveform.samples[None]
         for name, represent in representations.items():
-            shown = represent(waveform.samples[None])[0].detach()
+            shown = represent(samples)[0].detach()
             rate = shown.shape[1] / waveform.duration_seconds
             places = [min(int(at * rate), shown.shape[1] - 1) for at, _ in sounding]
-            frames[name].append(shown[:, places].T.float().numpy())
-            crops[name].append(pooled(shown, config.novelty_lags))
+            frames[name].add(shown[:, places].T.float().numpy())
+            crops[name].add(pooled(shown, config.novelty_lags)[None])
     return _Readings(
         clips,
+        np.arange(num_crops) // config.crops_per_clip,
         pitch_classes,
         owners,
-        {name: np.concatenate(parts) for name, parts in frames.items()},
-        {name: np.stack(parts) for name, parts in crops.items()},
+        {name: rows.filled for name, rows in frames.items()},
+        {name: rows.filled for name, rows in crops.items()},
     )
+
+
+class _Rows:
+    """Rows in one array that has room for them from the start.
+
+    Thousands of small arrays, kept between large ones that are thrown away, would hold many times
+    their own memory.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self._capacity = capacity
+        self._rows: NDArray[np.float32] | None = None
+        self._count = 0
+
+    def add(self, rows: NDArray[np.float32]) -> None:
+        """Copies some rows; all have the width of the first."""
+        if self._rows is None:
+            self._rows = np.empty((self._capacity, rows.shape[1]), np.float32)
+        self._rows[self._count : self._count + len(rows)] = rows
+        self._count += len(rows)
+
+    @property
+    def filled(self) -> NDArray[np.float32]:
+        """Those that were added."""
+        assert self._rows is not None
+        return self._rows[: self._count]
 
 
 def _pitch_at(clip: Clip, seconds: float) -> int:

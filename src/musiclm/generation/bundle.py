@@ -32,8 +32,10 @@ class BundleConfig(Config):
     guidance: float = Field(default=1.0, ge=0, le=20)
     """What generations take that say nothing else; above 1 needs stages that were trained with
     their conditioning left out at times."""
+    coarse_guidance: float | None = Field(default=None, ge=0, le=20)
+    """Likewise, of the coarse stage; that of all by default."""
     melody_guidance: float | None = Field(default=None, ge=0, le=20)
-    """Likewise, of melodies; that of everything by default."""
+    """Likewise, of melodies; that of the rest of the prompt by default."""
     temperatures: Temperatures = Temperatures()
     """Likewise."""
     num_levels: int | None = Field(default=None, ge=1, le=64)

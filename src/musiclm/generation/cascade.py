@@ -212,8 +212,8 @@ class Cascade:
         window = int(model.config.window_seconds * rate) // (2 * grid) * (2 * grid)
         sampling = SamplingConfig(
             temperature=getattr(settings.decided_temperatures, name),
-            guidance=settings.decided_guidance,
-            guidance_of={"melody": settings.decided_melody_guidance},
+            guidance=settings.guidance_of(name),
+            guidance_of=self._guidance_of_melody(name, settings),
         )
         changes = [frame * grid for frame in material.changes(semantic_rate)]
         pieces = sliding_windows(track.num_frames, window, window // 2, track.num_known, changes)
@@ -232,6 +232,20 @@ class Cascade:
             ):
                 track.append(block)
                 yield block
+
+    def _guidance_of_melody(self, stage: str, settings: GenerationSettings) -> dict[str, float]:
+        """The melody's own guidance, for the last stage that reads one: there a tune is lost.
+
+        In the semantic stage it follows no closer and costs the asked instrument (docs/log.md,
+        sixth training).
+        """
+        if settings.melody_guidance is None:
+            return {}
+        stages = (self.semantic, self.coarse)
+        reading = [
+            s.layout.name for s in stages if any(p.name == "melody" for p in s.layout.prefixes)
+        ]
+        return {"melody": settings.melody_guidance} if reading[-1:] == [stage] else {}
 
     def _acoustic(
         self,

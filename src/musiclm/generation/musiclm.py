@@ -287,7 +287,10 @@ class MusicLM:
         """The settings with the model's own where nothing else is asked for."""
         settings = settings or GenerationSettings()
         own = self.config
-        guidance = own.guidance if settings.guidance is None else settings.guidance
+        guidance, coarse_guidance = settings.guidance, settings.coarse_guidance
+        if guidance is None:
+            guidance = own.guidance
+            coarse_guidance = own.coarse_guidance if coarse_guidance is None else coarse_guidance
         melody_guidance = settings.melody_guidance
         if melody_guidance is None:
             melody_guidance = own.melody_guidance
@@ -296,6 +299,7 @@ class MusicLM:
             duration_seconds=settings.duration_seconds,
             temperatures=temperatures.scaled(settings.temperature_scale),
             guidance=guidance,
+            coarse_guidance=coarse_guidance,
             melody_guidance=melody_guidance,
             num_levels=settings.num_levels or own.num_levels,
         )

@@ -45,9 +45,12 @@ class GenerationSettings(Config):
     guidance: float | None = Field(default=None, ge=0, le=20, allow_inf_nan=False)
     """How far logits move from those without the prompt (0) to those with it (1) and beyond; by
     default as far as the model's folder says."""
+    coarse_guidance: float | None = Field(default=None, ge=0, le=20, allow_inf_nan=False)
+    """That of the coarse stage; by default `guidance`, or as the model's folder says where that is
+    not given either."""
     melody_guidance: float | None = Field(default=None, ge=0, le=20, allow_inf_nan=False)
-    """The same for a melody, from logits without it to those with it; by default as the model's
-    folder says, or as far as `guidance`."""
+    """How far the last stage that reads a melody moves from logits without it to those with it; by
+    default as the model's folder says, or as far as for the rest of the prompt."""
 
     @property
     def decided_temperatures(self) -> Temperatures:
@@ -59,10 +62,10 @@ class GenerationSettings(Config):
         """The guidance, or 1 (none) where nobody has decided."""
         return 1.0 if self.guidance is None else self.guidance
 
-    @property
-    def decided_melody_guidance(self) -> float:
-        """That of the melody, or of everything where nobody has decided."""
-        return self.decided_guidance if self.melody_guidance is None else self.melody_guidance
+    def guidance_of(self, stage: str) -> float:
+        """The guidance of `semantic` or `coarse`."""
+        own = self.coarse_guidance if stage == "coarse" else None
+        return self.decided_guidance if own is None else own
 
 
 def checked_text(text: str) -> str:

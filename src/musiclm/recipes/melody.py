@@ -68,9 +68,9 @@ class MelodyRecipe(Config):
     """Those that a coarse step sees; its semantic tokens have heard what follows already."""
     stage_dropout: float = Field(default=0.35, ge=0, lt=1)
     """Share of crops that a stage sees without a melody while it is fine-tuned."""
-    stage_steps: int = Field(default=4650, gt=0)
+    stage_steps: int = Field(default=6400, gt=0)
     """Updates of the semantic stage's fine-tuning."""
-    coarse_steps: int = Field(default=1600, gt=0)
+    coarse_steps: int = Field(default=5600, gt=0)
     """Updates of the coarse stage's fine-tuning."""
     stage_optimizer: OptimizerConfig = OptimizerConfig(
         learning_rate=6e-4, betas=(0.9, 0.98), weight_decay=0.05, warmup_steps=30

@@ -41,6 +41,8 @@ def mini() -> Recipe:
         name="mini",
         corpus_hours=62.0,
         guidance=2.0,
+        coarse_guidance=3.0,
+        melody_guidance=5.0,
         temperatures=Temperatures(fine=1.0),
         num_levels=4,
         codec=_codec(),

@@ -101,6 +101,7 @@ def _bundle_config(recipe: Recipe) -> BundleConfig:
     return BundleConfig(
         name=recipe.name,
         guidance=recipe.guidance,
+        coarse_guidance=recipe.coarse_guidance,
         melody_guidance=recipe.melody_guidance,
         temperatures=recipe.temperatures,
         num_levels=recipe.num_levels,

@@ -148,6 +148,8 @@ class Recipe(Config):
     """Rendered music that `musiclm build` prepares."""
     guidance: float = Field(default=1.0, ge=0, le=20)
     """What the model's generations take by default."""
+    coarse_guidance: float | None = Field(default=None, ge=0, le=20)
+    """Likewise, of the coarse stage."""
     melody_guidance: float | None = Field(default=None, ge=0, le=20)
     """Likewise, of melodies."""
     temperatures: Temperatures = Temperatures()
