@@ -60,10 +60,11 @@ def test_pieces_with_and_without_hums_are_made_once_and_scored(model, tmp_path, 
     assert run(model, report, *options) == found
     assert (folder / "with-0001.wav").read_bytes() == lost
     assert {path: path.stat().st_mtime_ns for path in before} == before
-    with pytest.raises(SystemExit) as stop:
-        run(model, report, *options, "--seed", 1)
-    assert stop.value.code == 2
-    assert "another model or seed" in capsys.readouterr().err
+    for other in (("--seed", 1), ("--melody-guidance", 3)):
+        with pytest.raises(SystemExit) as stop:
+            run(model, report, *options, *other)
+        assert stop.value.code == 2
+        assert "another model, seed or guidance" in capsys.readouterr().err
 
 
 def test_real_pieces_show_how_far_each_measure_goes(model, tmp_path):
@@ -86,6 +87,16 @@ def test_hums_of_other_tunes_can_be_asked_for(model, tmp_path):
     ).read_bytes()
 
 
+def test_how_closely_hums_are_followed_can_be_chosen(model, tmp_path):
+    options = ("--num-melodies", 0, "--num-hums", 2, "--batch", 2)
+    run(model, tmp_path / "a.json", *options)
+    closely = run(model, tmp_path / "b.json", *options, "--melody-guidance", 8)
+    assert closely["melody_guidance"] == 8
+    for kind, is_same in (("without", True), ("with", False)):
+        first, second = (tmp_path / f"{run}-pieces/{kind}-0000.wav" for run in "ab")
+        assert (first.read_bytes() == second.read_bytes()) == is_same
+
+
 def test_tunes_are_found_by_queries_of_each_kind(model, tmp_path):
     options = ("--num-melodies", 4, "--num-queries", 2, "--num-hums", 0)
     found = run(model, tmp_path / "melody.json", *options)["retrieval_recall_at_1"]
@@ -97,6 +108,7 @@ def test_tunes_are_found_by_queries_of_each_kind(model, tmp_path):
     [
         ("--num-hums", 1),
         ("--batch", 0),
+        ("--melody-guidance", 21),
         ("--num-melodies", 1),
         ("--num-melodies", 4, "--num-queries", 5),
     ],

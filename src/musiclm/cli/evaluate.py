@@ -43,6 +43,7 @@ def evaluate(  # noqa: PLR0913  (each is an option of the command)
     num_clips: int = 200,
     split: Split = "test",
     guidance: float | None = None,
+    coarse_guidance: float | None = None,
     temperatures: tuple[float, float, float] | None = None,
     levels: int | None = None,
     batch: int = 8,
@@ -64,6 +65,7 @@ def evaluate(  # noqa: PLR0913  (each is an option of the command)
         num_clips: How many captions.
         split: Choose settings on validation; score them once, on test.
         guidance: As `musiclm generate` takes it; the model's own by default.
+        coarse_guidance: That of the coarse stage, if it is another.
         levels: As `musiclm generate` takes it; the model's own by default.
         temperatures: Of the semantic, coarse and fine stage; the model's own by default.
         batch: Clips generated at once.
@@ -91,6 +93,7 @@ def evaluate(  # noqa: PLR0913  (each is an option of the command)
             settings = GenerationSettings(
                 duration_seconds=plan.clip_seconds,
                 guidance=guidance,
+                coarse_guidance=coarse_guidance,
                 num_levels=levels,
                 temperatures=None
                 if temperatures is None

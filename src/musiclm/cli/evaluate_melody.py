@@ -42,6 +42,7 @@ def evaluate_melody(  # noqa: PLR0913  (each is an option of the command)
     first_hum: int = 0,
     corpus: Path | None = None,
     pieces: Path | None = None,
+    melody_guidance: float | None = None,
     batch: int = 8,
     seed: int = 0,
     device: str = "auto",
@@ -62,6 +63,7 @@ def evaluate_melody(  # noqa: PLR0913  (each is an option of the command)
         corpus: A rendered corpus whose held-out pieces show what the measures say of music that
             plays the tune itself; as many as hums.
         pieces: The folder of hums and pieces; by default beside the report, with its name.
+        melody_guidance: As `musiclm generate` takes it; the model's own by default.
         batch: Pieces made at once.
         seed: Of voices, prompts and pieces.
         device: auto, cpu or cuda.
@@ -73,8 +75,12 @@ def evaluate_melody(  # noqa: PLR0913  (each is an option of the command)
             f"{num_hums} hums from place {first_hum}, {batch} at once; at least 2, 0 and 1 are "
             "needed."
         )
+    if melody_guidance is not None and not 0 <= melody_guidance <= 20:
+        raise DataError(f"The melody guidance is {melody_guidance}; choose a number from 0 to 20.")
     opened = None if corpus is None else Corpus.open(corpus)
     musiclm = MusicLM.from_pretrained(source, device=device)
+    if melody_guidance is None:
+        melody_guidance = musiclm.config.melody_guidance
     count = max(num_melodies, first_hum + num_hums)
     lines = [line for _, line in held_out_passages(load_library(), count)]
     document: dict[str, Any] = {
@@ -94,6 +100,7 @@ def evaluate_melody(  # noqa: PLR0913  (each is an option of the command)
             pieces or report.with_name(f"{report.stem}-pieces"),
             lines[first_hum : first_hum + num_hums],
             seed,
+            melody_guidance=melody_guidance,
         )
         rows = _followed(folder, musiclm, num_hums, batch)
         figures = followed_estimates(rows, seed)
@@ -101,6 +108,7 @@ def evaluate_melody(  # noqa: PLR0913  (each is an option of the command)
             figures |= ceiling_estimates(opened, num_hums, seed)
             document["corpus"] = str(corpus)
         document["num_hums"], document["first_hum"] = num_hums, first_hum
+        document["melody_guidance"] = folder.melody_guidance
         document["following"] = {name: asdict(value) for name, value in figures.items()}
         document["following_by_hum"] = [asdict(row) for row in rows]
         for name, value in figures.items():

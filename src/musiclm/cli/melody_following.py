@@ -45,6 +45,8 @@ class PiecesRecord(Config):
     """Of the model."""
     seed: int
     """Of hums and pieces."""
+    melody_guidance: float | None = None
+    """Of the pieces."""
 
 
 @dataclass(frozen=True)
@@ -99,17 +101,26 @@ class HummedPieces:
         folder: Where they are.
         lines: The tunes.
         seed: Of voices and pieces.
+        melody_guidance: As `GenerationSettings` has it.
 
     Raises:
         DataError: There are fewer than two tunes, so that none is another's wrong one.
     """
 
-    def __init__(self, folder: Path, lines: Sequence[Line], seed: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        lines: Sequence[Line],
+        seed: int,
+        *,
+        melody_guidance: float | None = None,
+    ) -> None:
         if len(lines) < 2:
             raise DataError(f"{len(lines)} hums cannot be told apart; ask for at least 2.")
         self._folder = folder
         self._lines = lines
         self._seed = seed
+        self.melody_guidance = melody_guidance
 
     def instrument(self, number: int) -> str:
         """Who is asked to play a tune."""
@@ -134,15 +145,23 @@ class HummedPieces:
             on_progress: Told the pieces done, those wanted, and the processor's seconds so far.
 
         Raises:
-            DataError: The folder holds pieces of another model or seed.
+            DataError: The folder holds pieces of another model, seed or guidance.
             PromptError: The model follows no melodies.
         """
-        self._check(PiecesRecord(model_sha256=musiclm.sha256, seed=self._seed))
+        self._check(
+            PiecesRecord(
+                model_sha256=musiclm.sha256,
+                seed=self._seed,
+                melody_guidance=self.melody_guidance,
+            )
+        )
         for number in range(len(self._lines)):
             if not self.path("hum", number).is_file():
                 self._hum(number).write(self.path("hum", number))
         begun, total = time.process_time(), 2 * len(self._lines)
-        settings = GenerationSettings(duration_seconds=SECONDS)
+        settings = GenerationSettings(
+            duration_seconds=SECONDS, melody_guidance=self.melody_guidance
+        )
         for kind in ("with", "without"):
             numbers = [n for n in range(len(self._lines)) if not self.path(kind, n).is_file()]
             for first in range(0, len(numbers), batch):
@@ -205,9 +224,9 @@ class HummedPieces:
             found = PiecesRecord.from_json(path.read_text(encoding="utf-8"))
             if found != record:
                 raise DataError(
-                    f"{self._folder} holds pieces of another model or seed "
-                    f"({found.model_sha256[:12]}, seed {found.seed}). Choose another folder, or "
-                    "delete it."
+                    f"{self._folder} holds pieces of another model, seed or guidance "
+                    f"({found.model_sha256[:12]}, seed {found.seed}, melody guidance "
+                    f"{found.melody_guidance}). Choose another folder, or delete it."
                 )
         write_text_whole(path, record.to_json() + "\n")
 
