@@ -55,7 +55,7 @@ class ProbeConfig(Config):
     num_test_clips: int = Field(default=200, gt=0)
     """At most so many, spread evenly over the split."""
     frames_per_clip: int = Field(default=16, gt=0)
-    """Frames with a sounding melody note that are drawn from each clip, from its crops in turn."""
+    """Frames with a sounding melody note that are drawn from each clip, shared among its crops."""
     penalties: tuple[float, ...] = (0.001, 0.01, 0.1)
     """Inverse strengths of the regression's penalty; the best on a quarter of the fitting clips."""
     max_iterations: int = Field(default=200, gt=0)
