@@ -329,18 +329,16 @@ def _say(
 ) -> None:
     """Chooses the codes of a step and writes their ids; `logits` is [levels, rows, entries]."""
     batch, num_columns, _ = progress.steps.shape
-    first = progress.levels[step, 0]
+    num_copies = choice.scales.shape[0]
     for index in range(logits.shape[0]):
-        level = first + index
+        level = progress.levels[step, 0] + index
         for sample in range(batch):
-            chances = logits[index, sample]
-            for code in range(chances.shape[0]):
-                value = logits[index, choice.scales.shape[0] * batch + sample, code]
-                for copy in range(choice.scales.shape[0] - 1, -1, -1):
-                    nearer = logits[index, copy * batch + sample, code]
-                    farther = logits[index, (copy + 1) * batch + sample, code]
-                    value += choice.scales[copy] * (nearer - farther)
-                chances[code] = value
+            chances = logits[index, num_copies * batch + sample]
+            for copy in range(num_copies - 1, -1, -1):
+                nearer = logits[index, copy * batch + sample]
+                farther = logits[index, (copy + 1) * batch + sample]
+                for code in range(chances.shape[0]):
+                    chances[code] += choice.scales[copy] * (nearer[code] - farther[code])
             code = _choose(chances, noise[sample, index], choice)
             column = level if num_columns > 1 else 0
             progress.steps[sample, column, step] = level * target.codebook_size + code
