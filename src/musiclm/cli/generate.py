@@ -67,8 +67,8 @@ def generate(  # noqa: PLR0913  (each is an option of the command)
             prompt in each, and keep the best.
         temperature: Multiplies the temperatures of all stages; lower is safer, higher is wilder; 1
             by default.
-        guidance: How strongly the prompt steers: 1 as the stages learned it, more is more; the
-            model's own by default.
+        guidance: How strongly the prompt steers every stage: 1 as they learned it, more is more;
+            the model's own by default, which may differ by stage.
         melody_guidance: How closely a melody is followed, likewise; more costs some of the style
             that was asked for.
         levels: Acoustic levels that are made and heard, coarse ones first; the model's own by

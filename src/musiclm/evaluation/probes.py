@@ -250,8 +250,8 @@ def _read(
     owners: list[int] = []
     per_crop = -(-config.frames_per_clip // config.crops_per_clip)
     num_crops = len(clips) * config.crops_per_clip
-    frames = {name: _Rows(num_crops * per_crop) for name in representations}
-    crops = {name: _Rows(num_crops) for name in representations}
+    frames: dict[str, list[NDArray[np.float32]]] = {name: [] for name in representations}
+    crops: dict[str, list[NDArray[np.float32]]] = {name: [] for name in representations}
     draws = np.random.default_rng(config.seed)
     for crop in range(num_crops):
         owner, place = divmod(crop, config.crops_per_clip)
@@ -274,42 +274,16 @@ def _read(
             shown = represent(samples)[0].detach()
             rate = shown.shape[1] / waveform.duration_seconds
             places = [min(int(at * rate), shown.shape[1] - 1) for at, _ in sounding]
-            frames[name].add(shown[:, places].T.float().numpy())
-            crops[name].add(pooled(shown, config.novelty_lags)[None])
+            frames[name].append(shown[:, places].T.float().numpy())
+            crops[name].append(pooled(shown, config.novelty_lags))
     return _Readings(
         clips,
         np.arange(num_crops) // config.crops_per_clip,
         pitch_classes,
         owners,
-        {name: rows.filled for name, rows in frames.items()},
-        {name: rows.filled for name, rows in crops.items()},
+        {name: np.concatenate(parts) for name, parts in frames.items()},
+        {name: np.stack(parts) for name, parts in crops.items()},
     )
-
-
-class _Rows:
-    """Rows in one array that has room for them from the start.
-
-    Thousands of small arrays, kept between large ones that are thrown away, would hold many times
-    their own memory.
-    """
-
-    def __init__(self, capacity: int) -> None:
-        self._capacity = capacity
-        self._rows: NDArray[np.float32] | None = None
-        self._count = 0
-
-    def add(self, rows: NDArray[np.float32]) -> None:
-        """Copies some rows; all have the width of the first."""
-        if self._rows is None:
-            self._rows = np.empty((self._capacity, rows.shape[1]), np.float32)
-        self._rows[self._count : self._count + len(rows)] = rows
-        self._count += len(rows)
-
-    @property
-    def filled(self) -> NDArray[np.float32]:
-        """Those that were added."""
-        assert self._rows is not None
-        return self._rows[: self._count]
 
 
 def _pitch_at(clip: Clip, seconds: float) -> int:
